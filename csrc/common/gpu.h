@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// The one header that knows which compiler runs the CUDA kernels: nvcc, or a host compiler under
+// the test-only executor (tests/host_cuda/host_cuda.h).  Every asm statement, every __CUDACC__
+// test, the dynamic shared memory declaration and the launch live here, so that each kernel runs
+// unchanged in both.  Kernels never test __CUDA_ARCH__.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+#if defined(__CUDACC__)
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+// `T* name`: the block's dynamic shared memory.
+#define FASTCONV_DYNAMIC_SMEM(T, name)                               \
+  extern __shared__ __align__(128) unsigned char fastconv_smem_raw[]; \
+  T* name = reinterpret_cast<T*>(fastconv_smem_raw)
+
+// Launches `kernel` and returns the launch's error.  A kernel with commas in its name goes in
+// parentheses.  More than 48 KiB of dynamic shared memory is requested first.
+#define FASTCONV_LAUNCH(kernel, grid, block, smem, stream, ...) \
+  ::fastconv::gpu::launch(kernel, grid, block, smem, stream, __VA_ARGS__)
+
+// The host executor checks what the hardware would fault on.
+#define FASTCONV_CHECK_ALIGNED(p, bytes) static_cast<void>(0)
+
+namespace fastconv::gpu {
+
+template <class... P, class... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
+                   A... args) {
+  if (smem > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+    if (error != cudaSuccess) return error;
+  }
+  kernel<<<grid, block, smem, stream>>>(static_cast<P>(args)...);
+  return cudaGetLastError();
+}
+
+}  // namespace fastconv::gpu
+
+#else
+
+#include "host_cuda.h"
+
+#endif
+
+namespace fastconv::gpu {
+
+using half = __half;
+using bfloat16 = __nv_bfloat16;
+
+template <class T>
+struct AccumOf {
+  using type = float;
+};
+template <>
+struct AccumOf<double> {
+  using type = double;
+};
+// The type in which T is accumulated: fp64 for fp64, fp32 for everything else.
+template <class T>
+using Accum = typename AccumOf<T>::type;
+
+__host__ __device__ __forceinline__ float widen(float x) { return x; }
+__host__ __device__ __forceinline__ double widen(double x) { return x; }
+__host__ __device__ __forceinline__ float widen(half x) { return __half2float(x); }
+__host__ __device__ __forceinline__ float widen(bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__host__ __device__ T narrow(Accum<T> x);
+template <>
+__host__ __device__ __forceinline__ float narrow<float>(float x) {
+  return x;
+}
+template <>
+__host__ __device__ __forceinline__ double narrow<double>(double x) {
+  return x;
+}
+template <>
+__host__ __device__ __forceinline__ half narrow<half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__host__ __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// N consecutive elements moved by one access of N * sizeof(T) bytes, which must be aligned so.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
+  FASTCONV_CHECK_ALIGNED(p, N * sizeof(T));
+  return *reinterpret_cast<const Pack<T, N>*>(p);
+}
+template <class T, int N>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
+  FASTCONV_CHECK_ALIGNED(p, N * sizeof(T));
+  *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+
+}  // namespace fastconv::gpu

@@ -1,0 +1,59 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// The instruction-set levels of the CPU kernels and the choice among them.
+//
+// Each room compiles its `cpu-inl.h` once per level, through one tiny file per level
+// (`cpu_baseline.cpp`, `cpu_avx2.cpp`, ...) that defines FASTCONV_ISA and includes
+// `common/isa_region.h`.  The level is chosen once, at import, and read through `active_isa()`.
+#pragma once
+
+#include <cstdint>
+
+namespace fastconv {
+
+// X-macro over the levels, weakest first: X(name, ...).  One line here adds a level everywhere.
+#if defined(__x86_64__)
+#define FASTCONV_FOREACH_ISA(X, ...)      \
+  X(baseline __VA_OPT__(, ) __VA_ARGS__)  \
+  X(avx2 __VA_OPT__(, ) __VA_ARGS__)      \
+  X(avx512 __VA_OPT__(, ) __VA_ARGS__)
+#else
+#define FASTCONV_FOREACH_ISA(X, ...) X(baseline __VA_OPT__(, ) __VA_ARGS__)
+#endif
+
+enum class Isa : uint8_t {
+#define FASTCONV_ISA_ENUM(name) name,
+  FASTCONV_FOREACH_ISA(FASTCONV_ISA_ENUM)
+#undef FASTCONV_ISA_ENUM
+      kCount
+};
+
+constexpr int kIsaCount = static_cast<int>(Isa::kCount);
+
+const char* isa_name(Isa isa);
+bool isa_supported(Isa isa);  // by the CPU that runs this
+Isa active_isa();             // the best supported level, or the one FASTCONV_ISA names
+void set_active_isa(Isa isa);  // for tests; not thread-safe against running kernels
+
+// A function pointer per level; the initialiser comes from FASTCONV_ISA_TABLE.
+template <class Fn>
+struct IsaTable {
+  Fn entry[kIsaCount];
+  Fn get() const { return entry[static_cast<int>(active_isa())]; }
+};
+
+// Declares a function in every level's namespace: FASTCONV_DECLARE_ISA(void, run, const Params&).
+#define FASTCONV_DECLARE_ISA(ret, name, ...) \
+  FASTCONV_FOREACH_ISA(FASTCONV_DECLARE_ISA_ONE, ret, name, __VA_ARGS__)
+#define FASTCONV_DECLARE_ISA_ONE(isa, ret, name, ...) \
+  namespace isa {                                     \
+  ret name(__VA_ARGS__);                              \
+  }
+
+// The table of such a function: `constexpr auto kRun = FASTCONV_ISA_TABLE(run);  kRun.get()(p)`.
+#define FASTCONV_ISA_TABLE(name) \
+  ::fastconv::IsaTable<decltype(&baseline::name)> { FASTCONV_FOREACH_ISA(FASTCONV_ISA_ENTRY, name) }
+#define FASTCONV_ISA_ENTRY(isa, name) &isa::name,
+
+}  // namespace fastconv

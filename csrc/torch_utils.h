@@ -1,0 +1,63 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// What the rooms' torch.cpp files share: the one common header that sees ATen.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/functorch/DynamicLayer.h>
+#include <c10/core/MemoryFormat.h>
+#include <torch/csrc/autograd/forward_grad.h>
+
+#include <vector>
+
+#include "common/types.h"
+
+namespace fastconv {
+
+inline Dtype to_dtype(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+inline bool is_arithmetic_dtype(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+}
+
+// True where an opaque autograd node cannot serve: inside a torch.func transform, or with a
+// forward-mode tangent.  The op is then built from native ops, which torch knows how to transform.
+inline bool needs_decomposition(at::ArrayRef<at::Tensor> tensors) {
+  if (at::functorch::maybeCurrentDynamicLayer().has_value()) return true;
+  for (const at::Tensor& t : tensors) {
+    if (t.defined() && t._fw_grad(/*level=*/0).defined()) return true;
+  }
+  return false;
+}
+
+// Threads over [0, tasks): `run(begin, end)` may be called from several threads at once.  `work`
+// is the cost of one task in elementary steps (about a nanosecond each); below at::parallel_for's
+// own grain nothing is woken up.
+template <class Run>
+void parallel_tasks(int64_t tasks, int64_t work, const Run& run) {
+  constexpr int64_t kGrain = 32768;
+  at::parallel_for(0, tasks, max_of(1, kGrain / max_of(1, work)), run);
+}
+
+// Per-thread scratch that grows and is kept: kernels need a few hundred KiB at most.
+inline void* thread_scratch(int64_t bytes) {
+  thread_local std::vector<char> buffer;
+  constexpr int64_t kAlign = 64;
+  if (static_cast<int64_t>(buffer.size()) < bytes + kAlign) buffer.resize(bytes + kAlign);
+  return reinterpret_cast<void*>(round_up(reinterpret_cast<intptr_t>(buffer.data()), kAlign));
+}
+
+}  // namespace fastconv
