@@ -12,6 +12,14 @@
 
 #include <vector>
 
+#if defined(FASTCONV_WITH_CUDA)
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#elif !defined(FASTCONV_NO_CUDA_REASON)
+#define FASTCONV_NO_CUDA_REASON "this build is for the CPU"
+#endif
+
 #include "common/types.h"
 
 namespace fastconv {
@@ -58,6 +66,19 @@ inline void* thread_scratch(int64_t bytes) {
   constexpr int64_t kAlign = 64;
   if (static_cast<int64_t>(buffer.size()) < bytes + kAlign) buffer.resize(bytes + kAlign);
   return reinterpret_cast<void*>(round_up(reinterpret_cast<intptr_t>(buffer.data()), kAlign));
+}
+
+// Runs `launch(stream)` on the device and current stream of `t`, and raises its error.
+template <class Launch>
+void launch_cuda(const at::Tensor& t, [[maybe_unused]] const Launch& launch) {
+#if defined(FASTCONV_WITH_CUDA)
+  const c10::cuda::CUDAGuard guard(t.device());
+  C10_CUDA_CHECK(launch(at::cuda::getCurrentCUDAStream().stream()));
+#else
+  TORCH_CHECK(false, "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON
+                     ". Reinstall it with an nvcc that matches torch's CUDA (python -m fastconv "
+                     "says what is missing), or move the tensor (", t.device(), ") to the CPU.");
+#endif
 }
 
 }  // namespace fastconv
