@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""What this build was made for, what runs it, and whether the two fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+
+
+@dataclass(frozen=True)
+class Config:
+    """The facts that :func:`config` reports.
+
+    Attributes:
+        version: Version of fastconv.
+        python: Version of the running Python.
+        torch: Version of the running torch.
+        built_for_torch: Version of the torch that fastconv was compiled against.
+        compiler: The C++ compiler, as it names itself.
+        isa: The CPU level in use; ``FASTCONV_ISA`` chooses another.
+        isa_levels: The CPU levels that are compiled in and that this processor has.
+        cuda: Version of the CUDA toolkit that compiled the kernels, or None without kernels.
+        cuda_archs: The architectures the kernels were compiled for, such as ``8.0`` or ``9.0+PTX``.
+        no_cuda_reason: Why there are no CUDA kernels, or None if there are.
+    """
+
+    version: str
+    python: str
+    torch: str
+    built_for_torch: str
+    compiler: str
+    isa: str
+    isa_levels: tuple[str, ...]
+    cuda: str | None
+    cuda_archs: tuple[str, ...]
+    no_cuda_reason: str | None
+
+
+def config() -> Config:
+    """Reports versions, CPU levels, CUDA architectures and why CUDA kernels are missing.
+
+    Example:
+        >>> import fastconv
+        >>> fastconv.config().version
+        '0.1.0'
+    """
+    import torch
+
+    from fastconv import _C, _build_info
+
+    return Config(
+        version=_build_info.version,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        built_for_torch=_build_info.torch,
+        compiler=_build_info.compiler,
+        isa=_C.isa(),
+        isa_levels=tuple(_C.isa_levels()),
+        cuda=_build_info.cuda,
+        cuda_archs=_build_info.cuda_archs,
+        no_cuda_reason=_build_info.no_cuda_reason,
+    )
+
+
+def check_import() -> None:
+    """Raises a clear ImportError where loading the compiled module would fail obscurely.
+
+    Raises:
+        ImportError: fastconv is not compiled, torch is missing, or torch is not the one that
+            fastconv was compiled against.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if util.find_spec("fastconv._build_info") is None:
+        raise ImportError(
+            f"{folder} is the source of fastconv and is not compiled. Compile it with "
+            f"{sys.executable} -m pip install -e {os.path.dirname(folder)} or, if fastconv is "
+            "installed, start Python in another folder."
+        )
+    from fastconv import _build_info
+
+    try:
+        import torch
+    except ModuleNotFoundError:
+        minor = ".".join(_build_info.torch.split(".")[:2])
+        raise ImportError(
+            f"fastconv needs torch {minor}. Run: {sys.executable} -m pip install torch=={minor}.*"
+        ) from None
+    problem = mismatch(
+        _build_info.torch,
+        _build_info.torch_cuda if _build_info.cuda else None,
+        str(torch.__version__),
+        torch.version.cuda,
+    )
+    if problem:
+        raise ImportError(f"{problem} Rebuild it: {_reinstall_command()}")
+
+
+def mismatch(built: str, built_cuda: str | None, running: str, running_cuda: str | None) -> str:
+    """Says why a build does not fit the running torch; empty if it does.
+
+    Args:
+        built: Version of the torch that was compiled against.
+        built_cuda: Its CUDA version, or None if no CUDA kernels were compiled.
+        running: Version of the running torch.
+        running_cuda: Its CUDA version, or None.
+    """
+    # C++ symbols and layouts of torch are stable within a minor version only.
+    if _numbers(built) != _numbers(running):
+        return f"fastconv was built for torch {built}, but the torch in use is {running}."
+    if built_cuda is None or (running_cuda and _numbers(built_cuda)[0] == _numbers(running_cuda)[0]):
+        return ""
+    uses = f"uses CUDA {running_cuda}" if running_cuda else "has no CUDA"
+    return (
+        f"fastconv was built for CUDA {built_cuda} (torch {built}), "
+        f"but the torch in use, {running}, {uses}."
+    )
+
+
+def covers(archs: tuple[str, ...], capability: tuple[int, int]) -> bool:
+    """Whether kernels compiled for `archs` run on a device of that compute capability."""
+    for arch in archs:
+        have = _numbers(arch)
+        # Machine code runs on later minors of its major; PTX is compiled for anything later.
+        # An "a" architecture runs on exactly its own.
+        if re.fullmatch(r"\d+\.\d+a(\+PTX)?", arch):
+            if have == capability:
+                return True
+        elif have <= capability and (have[0] == capability[0] or arch.endswith("+PTX")):
+            return True
+    return False
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _reinstall_command() -> str:
+    """The command that builds this installation again.
+
+    pip keeps the wheels that it builds from a repository or an archive, and would put the same one
+    back without --no-cache-dir.
+    """
+    source, editable = "fastconv", ""
+    try:
+        text = metadata.distribution("fastconv").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        text = None
+    if text:
+        record = json.loads(text)
+        source = record["url"].removeprefix("file://")
+        if "vcs_info" in record:
+            source = f"{record['vcs_info']['vcs']}+{source}"
+        editable = "-e " if record.get("dir_info", {}).get("editable") else ""
+    options = "--force-reinstall --no-deps --no-cache-dir"
+    return f"{sys.executable} -m pip install {options} {editable}{source}"
