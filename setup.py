@@ -8,7 +8,7 @@ import sys
 from setuptools import Extension, setup
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "build_backend"))
-from native_ext import build_ext  # noqa: E402
+from native_ext import build_ext
 
 setup(
     # A stub: it makes the wheel a platform wheel, and build_ext puts the real one in its place.

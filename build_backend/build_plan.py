@@ -113,9 +113,7 @@ def cxx_flags(root: str, choice: Choice, system_dirs: Sequence[str], werror: boo
     return flags
 
 
-def nvcc_flags(
-    choice: Choice, system_dirs: Sequence[str], threads: int, werror: bool, verbose: bool
-) -> list[str]:
+def nvcc_flags(choice: Choice, threads: int, werror: bool, verbose: bool) -> list[str]:
     """Options for nvcc. The -gencode options are ours, so torch adds none of its own."""
     host = ["-fvisibility=hidden", "-Wall", "-Wextra"] + (["-Werror"] if werror else [])
     flags = [
@@ -134,8 +132,6 @@ def nvcc_flags(
         "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
         *gencode_flags(choice.archs),
     ]
-    for folder in system_dirs:
-        flags += ["-isystem", folder]
     if werror:
         flags.append("-Werror=all-warnings")
     if verbose:

@@ -27,8 +27,8 @@ from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 (every hook that setuptools has)
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import build_plan  # noqa: E402
-from stop import BuildStop  # noqa: E402
+import build_plan
+from stop import BuildStop
 
 PYTHON_VARIABLE = "FASTCONV_BUILD_PYTHON"
 REQUIREMENT = "torch>=" + ".".join(map(str, build_plan.MIN_TORCH))
@@ -66,7 +66,9 @@ def folders_of(python: str) -> list[str]:
     """The package folders of another interpreter, which must be of the same Python version."""
     ask = "import json, sys; print(json.dumps([sys.implementation.cache_tag, sys.path]))"
     try:
-        said = subprocess.run([python, "-c", ask], text=True, capture_output=True, check=True, cwd="/")
+        said = subprocess.run(
+            [python, "-c", ask], text=True, capture_output=True, check=True, cwd="/"
+        )
         tag, folders = json.loads(said.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as problem:
         raise BuildStop(f"{PYTHON_VARIABLE}={python} does not run as Python: {problem}") from None

@@ -19,7 +19,7 @@ from stop import BuildStop
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-class build_ext(_build_ext):  # noqa: N801 (setuptools' own spelling)
+class build_ext(_build_ext):
     """Runs torch's BuildExtension in place of the stub extension that setup.py declares.
 
     torch is imported by run() alone, so metadata and source distributions never need it.
@@ -89,7 +89,7 @@ def _extension(cpp_extension: ModuleType, choice: Choice, count: int) -> Any:
         verbose = os.environ.get("FASTCONV_PTXAS_VERBOSE") == "1"
         # The reports of two architectures at once would mix line by line.
         threads = 1 if verbose else build_plan.nvcc_threads(count, kernels, len(choice.archs))
-        flags["nvcc"] = build_plan.nvcc_flags(choice, system_dirs, threads, werror, verbose)
+        flags["nvcc"] = build_plan.nvcc_flags(choice, threads, werror, verbose)
     # No -fopenmp for the linker: it would add the compiler's libgomp, a second thread pool where
     # torch carries another. The GOMP_* symbols come from the one that libtorch_cpu.so needs.
     return make(
