@@ -8,9 +8,11 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import metadata, util
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,11 @@ def _reinstall_command() -> str:
         text = None
     if text:
         record = json.loads(text)
-        source = record["url"].removeprefix("file://")
-        if "vcs_info" in record:
-            source = f"{record['vcs_info']['vcs']}+{source}"
+        source = record["url"]
+        if source.startswith("file://"):
+            source = shlex.quote(unquote(source.removeprefix("file://")))
+        if origin := record.get("vcs_info"):
+            source = f"{origin['vcs']}+{source}@{origin['commit_id']}"
         editable = "-e " if record.get("dir_info", {}).get("editable") else ""
     options = "--force-reinstall --no-deps --no-cache-dir"
     return f"{sys.executable} -m pip install {options} {editable}{source}"
