@@ -11,7 +11,8 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
+from importlib.machinery import PathFinder
 from urllib.parse import unquote
 
 
@@ -78,11 +79,10 @@ def check_import() -> None:
             fastconv was compiled against.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
-    if util.find_spec("fastconv._build_info") is None:
+    if util.find_spec("fastconv._build_info") is None and not _import_installed(folder):
         raise ImportError(
-            f"{folder} is the source of fastconv and is not compiled. Compile it with "
-            f"{sys.executable} -m pip install -e {os.path.dirname(folder)} or, if fastconv is "
-            "installed, start Python in another folder."
+            f"{folder} is the source of fastconv and is not compiled. "
+            f"Run: {sys.executable} -m pip install {shlex.quote(os.path.dirname(folder))}"
         )
     from fastconv import _build_info
 
@@ -101,6 +101,30 @@ def check_import() -> None:
     )
     if problem:
         raise ImportError(f"{problem} Rebuild it: {_reinstall_command()}")
+
+
+def _import_installed(source: str) -> bool:
+    """Imports the installed package in place of its own source in `source`, if there is one.
+
+    Python puts the current folder first on sys.path, so in a checkout `import fastconv` finds the
+    source, of which pip has compiled and installed a copy.
+    """
+    root = os.path.dirname(source)
+    others = [entry for entry in sys.path if os.path.abspath(entry) != root]
+    spec = PathFinder.find_spec("fastconv", others)
+    if spec is None or spec.origin is None:
+        return False
+    if not os.path.isfile(os.path.join(os.path.dirname(spec.origin), "_build_info.py")):
+        return False
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fastconv"]:
+        del sys.modules[name]
+    before = sys.path[:]
+    sys.path[:] = others
+    try:
+        import_module("fastconv")  # whoever is importing fastconv gets this one
+    finally:
+        sys.path[:] = before
+    return True
 
 
 def mismatch(built: str, built_cuda: str | None, running: str, running_cuda: str | None) -> str:
