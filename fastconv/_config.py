@@ -79,7 +79,9 @@ def check_import() -> None:
             fastconv was compiled against.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
-    if util.find_spec("fastconv._build_info") is None and not _import_installed(folder):
+    if util.find_spec("fastconv._build_info") is None:
+        if _import_installed(folder):
+            return  # that one has checked itself
         raise ImportError(
             f"{folder} is the source of fastconv and is not compiled. "
             f"Run: {sys.executable} -m pip install {shlex.quote(os.path.dirname(folder))}"

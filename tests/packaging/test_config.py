@@ -3,6 +3,7 @@
 """What a build says about itself, and whether it fits the running torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -50,6 +51,46 @@ def test_wrong_torch_at_import_is_one_line_with_the_command(monkeypatch):
     assert "\n" not in message
     assert f"built for torch 2.1.0, but the torch in use is {torch.__version__}" in message
     assert f"{sys.executable} -m pip install --force-reinstall --no-deps" in message
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A source tree that was never compiled."""
+    (tmp_path / "checkout" / "fastconv").mkdir(parents=True)
+    shutil.copy(_config.__file__, tmp_path / "checkout" / "fastconv")
+    start = "from fastconv import _config\n_config.check_import()\nwhich = 'source'\n"
+    (tmp_path / "checkout" / "fastconv" / "__init__.py").write_text(start)
+    return tmp_path / "checkout"
+
+
+def start_python(folder, path=""):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import fastconv; print(fastconv.which, fastconv.other.which)",
+        ],
+        text=True,
+        capture_output=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(path)},
+    )
+
+
+def test_source_that_is_not_compiled(checkout):
+    said = start_python(checkout)
+    assert f"is not compiled. Run: {sys.executable} -m pip install {checkout}" in said.stderr
+
+
+def test_python_in_the_checkout_gets_the_installed_package(checkout, tmp_path):
+    installed = tmp_path / "site" / "fastconv"
+    installed.mkdir(parents=True)
+    (installed / "_build_info.py").touch()
+    (installed / "__init__.py").write_text("from fastconv import other\nwhich = 'installed'\n")
+    (installed / "other.py").write_text("which = 'too'\n")
+    said = start_python(checkout, tmp_path / "site")
+    assert said.stdout == "installed too\n", said.stderr
 
 
 class Record:
@@ -106,9 +147,7 @@ def test_config_of_this_build():
 
 def test_command_line_prints_the_facts():
     said = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", "-m", "fastconv"]
-        if sys.version_info >= (3, 11)
-        else [sys.executable, "-W", "ignore", "-m", "fastconv"],
+        [sys.executable, "-W", "ignore", "-m", "fastconv"],
         text=True,
         capture_output=True,
         check=True,
