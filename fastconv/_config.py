@@ -15,6 +15,11 @@ from importlib import import_module, metadata, util
 from importlib.machinery import PathFinder
 from urllib.parse import unquote
 
+try:
+    from fastconv._build_info import version as __version__
+except ModuleNotFoundError:  # not compiled: check_import() says what to do
+    __version__ = "unknown"
+
 
 @dataclass(frozen=True)
 class Config:
