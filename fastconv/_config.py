@@ -16,9 +16,11 @@ from importlib.machinery import PathFinder
 from urllib.parse import unquote
 
 try:
-    from fastconv._build_info import version as __version__
-except ModuleNotFoundError:  # not compiled: check_import() says what to do
+    from fastconv import _build_info
+except ImportError:  # not compiled: check_import() says what to do
     __version__ = "unknown"
+else:
+    __version__ = _build_info.version
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def config() -> Config:
     """
     import torch
 
-    from fastconv import _C, _build_info
+    from fastconv import _C
 
     return Config(
         version=_build_info.version,
@@ -91,8 +93,6 @@ def check_import() -> None:
             f"{folder} is the source of fastconv and is not compiled. "
             f"Run: {sys.executable} -m pip install {shlex.quote(os.path.dirname(folder))}"
         )
-    from fastconv import _build_info
-
     try:
         import torch
     except ModuleNotFoundError:
