@@ -141,12 +141,12 @@ def _quick_sizes(device: str) -> list[Case]:
     """One or a few sizes of every operator, in batches that fill the device."""
     n = 64 if device == "cuda" else 4
     return [
+        _conv("mamba", (max(1, n // 4), 1536, 2048), 4, padding="causal"),
+        _conv("conformer", (n, 512, 500), 31),
         _conv("mobilenet", (n, 144, 56, 56), 3, bias=False),
         _conv("efficientnet", (n, 240, 28, 28), 5, stride=2, bias=False),
         _conv("convnext", (n, 192, 28, 28), 7),
         _conv("replknet", (max(1, n // 8), 128, 28, 28), 27),
-        _conv("mamba", (max(1, n // 4), 1536, 2048), 4, padding="causal"),
-        _conv("conformer", (n, 512, 500), 31),
         _conv("x3d", (max(1, n // 4), 108, 13, 20, 20), 3, bias=False),
         _plain("depth_max_pool", "maxout", (n, 128, 56, 56), kernel_size=2),
         _plain("depth_max_pool", "maxout", (n, 64, 56, 56), kernel_size=[2, 2, 2]),
@@ -184,7 +184,7 @@ def _quick(device: str) -> list[Case]:
 
 
 def model_sizes(batches: Sequence[int]) -> list[Case]:
-    """The layers of real models, each distinct size once a batch size."""
+    """The layers of real models, each distinct size once a batch size; a bias is no distinction."""
     cases: dict[str, Case] = {}
     for model, layers in json.loads(SHAPES.read_text()).items():
         for layer in layers:
@@ -198,7 +198,7 @@ def model_sizes(batches: Sequence[int]) -> list[Case]:
                     args=layer["args"],
                     family=model.split("@")[0],
                 )
-                cases.setdefault(f"{case.name} {case.bias}", case)
+                cases.setdefault(case.name, case)
     return list(cases.values())
 
 

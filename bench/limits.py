@@ -73,18 +73,20 @@ def copies(nbytes: int, pieces: int, device: str) -> dict[str, Callable[[], Any]
     return calls
 
 
-def fma_peaks(dtypes: Iterable[str], device: str) -> dict[str, float]:
+def fma_peaks(dtypes: Iterable[str], device: str, budget: float) -> dict[str, float]:
     """Multiply-add rate of each dtype in flops per second.
 
     Reduced precision has float32's, since sums are taken in float32; dot-product and tensor-core
     instructions can beat it.
     """
     real = {dtype: "float64" if dtype == "float64" else "float32" for dtype in dtypes}
-    peaks = {name: _fma_peak(getattr(torch, name), device) for name in sorted(set(real.values()))}
+    peaks = {
+        name: _fma_peak(getattr(torch, name), device, budget) for name in sorted(set(real.values()))
+    }
     return {dtype: peaks[name] for dtype, name in real.items()}
 
 
-def _fma_peak(real: torch.dtype, device: str, budget: float = 1.0) -> float:
+def _fma_peak(real: torch.dtype, device: str, budget: float) -> float:
     """The best of a few large dense products, without TF32."""
     n = 4096 if device.startswith("cuda") else 1024
     a, b = (random_tensor((n, n), real, device) for _ in range(2))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import OPS
-from results import COMPILE, NATIVE, OTHER, OURS, Row, load, rows_of
+from results import COMPILE, NATIVE, OTHER, OURS, STATS, Row, load, rows_of
 from timing import geomean
 
 RESULTS = Path(__file__).with_name("results")
@@ -60,13 +60,14 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def table(rows: Sequence[Row], floor: dict[str, float]) -> str:
     """Every case of one operator: milliseconds of ours and each rival, ratios, share of the limit.
 
-    A star marks a case in which any operator's host time is a tenth of ours or more.
+    The spread is half the interquartile range.  A star marks a case in which any operator's host
+    time is a tenth of ours or more.
     """
     rivals = sorted(
         {name for row in rows for name in row.rivals},
         key=lambda name: (name != NATIVE, name != OTHER, name),
     )
-    header = ["case", "ours, ms", "+-", *rivals, "vs native", "vs best", "of limit"]
+    header = ["case", "ours, ms", "spread", *rivals, "vs native", "vs best", "of limit"]
     lines = []
     for row in rows:
         label = f"{row.case.size} {row.case.variant}"
@@ -76,11 +77,11 @@ def table(rows: Sequence[Row], floor: dict[str, float]) -> str:
             continue
         stat = row.stats[OURS]
         spread = (stat["q3"] - stat["q1"]) / 2 / stat["median"]
-        star = "*" if floor.get(row.case.mode, 0) > 0.1 * stat["median"] else ""
+        star = "*" if floor.get(row.case.mode, 0) > 0.1 * row.times[OURS] else ""
         lines.append(
             [
                 label,
-                star + _ms(stat["median"]),
+                star + _ms(row.times[OURS]),
                 f"{spread:.0%}",
                 *(_ms(row.times[name]) if name in row.times else "-" for name in rivals),
                 _number(row.ratio(NATIVE)),
@@ -136,7 +137,7 @@ def device_line(result: dict[str, Any]) -> str:
     name = facts["device_name"]
     if facts["device"] == "cpu":
         isa = facts["isa"] or facts["cpu_capability"]
-        name += f" ({isa}), {facts['threads']} threads"
+        name += f" ({isa}), {facts['threads']} thread(s)"
     dirty = " with local changes" if facts["dirty"] else ""
     return (
         f"{name}; torch {facts['torch']}, fastconv {facts['fastconv']} "
@@ -157,19 +158,21 @@ def limits_line(result: dict[str, Any]) -> str:
     )
 
 
-def full(result: dict[str, Any]) -> str:
+def full(result: dict[str, Any], stat: str = "median") -> str:
     """The whole report."""
-    rows, floor = rows_of(result), result["limits"]["host_floor"]
+    rows, floor = rows_of(result, stat), result["limits"]["host_floor"]
     parts = [device_line(result), limits_line(result)]
     for op in OPS:
         of_op = [row for row in rows if row.case.op == op]
         if of_op:
             parts.append(f"### {op}\n\n{table(of_op, floor)}")
-    parts.append("### Summary\n\nSpeed of ours over the rival's (above 1: ours is faster) and "
-                 "share of the limit, geometric means.")  # fmt: skip
+    parts.append(
+        "### Summary\n\nSpeed of ours over the rival's (above 1: ours is faster) and share of the "
+        f"limit: geometric means of ratios of the {stat}."
+    )
     parts.append(summary(rows, lambda row: f"{row.case.op} {row.case.mode}", "operator"))
     if len({row.case.family for row in rows}) > 1:
-        parts.append(summary(rows, lambda row: f"{row.case.family} {row.case.mode}", "family"))
+        parts.append(summary(rows, lambda row: row.case.family, "family"))
     failures = {
         f"{name}: {reason}" for row in rows for name, reason in row.failed.items() if name != OURS
     }
@@ -209,7 +212,7 @@ def claim(result: dict[str, Any], what: str) -> str:
     if words[0] == "summary":
         return summary(rows, lambda row: f"{row.case.op} {row.case.mode}", "operator")
     if words[0] == "families":
-        return summary(rows, lambda row: f"{row.case.family} {row.case.mode}", "family")
+        return summary(rows, lambda row: row.case.family, "family")
     if words[0] == "table":
         chosen = [row for row in rows if row.case.op == words[1]]
         return table(chosen, result["limits"]["host_floor"])
@@ -242,6 +245,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", nargs="?", type=Path, help="a JSON file of run.py --json")
+    parser.add_argument("--stat", choices=STATS, default="median", help="which times (median)")
     parser.add_argument("--baseline", type=Path, help="an older file to compare with")
     parser.add_argument(
         "--check",
@@ -264,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("a result file, --check or --update is needed")
     if args.result:
         result = load(args.result)
-        print(compare(result, load(args.baseline)) if args.baseline else full(result))
+        print(compare(result, load(args.baseline)) if args.baseline else full(result, args.stat))
     stale = []
     for document in [*args.check, *args.update]:
         text = document.read_text()

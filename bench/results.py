@@ -15,6 +15,8 @@ from typing import Any
 from cases import Case
 
 SCHEMA = 1
+# The median is what counts.  The others tell more on a machine that is busy with something else.
+STATS = ("median", "q1", "min")
 
 OURS = "ours"
 NATIVE = "native"
@@ -27,11 +29,11 @@ COPY_REUSED = "copy: reused"
 
 
 class Row:
-    """A measured case, and what follows from its times."""
+    """A measured case, and what follows from its times; `stat` says which statistic of them."""
 
-    def __init__(self, data: dict[str, Any], peaks: dict[str, float]) -> None:
+    def __init__(self, data: dict[str, Any], peaks: dict[str, float], stat: str) -> None:
         self.case = Case.from_json(data["case"])
-        self.times = {name: stat["median"] for name, stat in data["times"].items()}
+        self.times = {name: time[stat] for name, time in data["times"].items()}
         self.stats = data["times"]
         self.failed: dict[str, str] = data.get("failed", {})
         self.wrong: str = data.get("wrong", "")
@@ -88,5 +90,5 @@ def load(path: Path) -> dict[str, Any]:
     return data
 
 
-def rows_of(result: dict[str, Any]) -> list[Row]:
-    return [Row(row, result["limits"]["fma_peak"]) for row in result["rows"]]
+def rows_of(result: dict[str, Any], stat: str = "median") -> list[Row]:
+    return [Row(row, result["limits"]["fma_peak"], stat) for row in result["rows"]]

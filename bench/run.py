@@ -22,7 +22,7 @@ from limits import copies, fma_peaks, free_bytes, host_floor
 from machine import facts
 from operators import big_outputs, least_bytes, least_flops, ours, tensors_of
 from progress import track
-from results import COMPILE, NATIVE, OURS, SCHEMA, rows_of
+from results import COMPILE, NATIVE, OURS, SCHEMA, STATS, rows_of
 from rivals import KINDS, Compiler, contenders_of, differs
 from timing import clock_for, first_line, measure
 
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     listed("pass", PASSES, "passes instead of forward and both (forward and backward)")
     listed("rivals", KINDS, "rivals instead of all that can run")
     add("--batch", type=int, nargs="+", default=[1, 8], help="batch sizes of models (1 8)")
-    add("--filter", default="", metavar="TEXT", help="only cases whose name has this in it")
+    add("--filter", default="", metavar="TEXT", help="only cases with this in their name or family")
     add("--no-compile", action="store_true", help="leave out torch.compile, which costs minutes")
     add("--threads", type=int, help="CPU threads (default: torch's own choice)")
     add("--case-seconds", type=float, help="time for measuring one case")
@@ -67,6 +67,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="RATIO",
         help="fail if a case reaches less than this of native's speed in the same layout",
     )
+    add("--stat", choices=STATS, default="median",
+        help="times to print and judge; q1 or min on a busy machine (median)")  # fmt: skip
     add("--json", type=Path, metavar="PATH", help="write the result file for report.py")
     args = parser.parse_args(argv)
     if args.quick:
@@ -77,8 +79,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def usable_device(asked: str | None) -> str:
     """The device to measure; an error message if it was asked for and cannot be used."""
-    import fastconv
-
+    try:
+        import fastconv
+    except ModuleNotFoundError:
+        sys.exit('bench: fastconv is not installed: pip install ".[bench]"')
     kernels = getattr(fastconv._C, "has_cuda", lambda: True)() if hasattr(fastconv, "_C") else True
     if asked == "cpu" or (asked is None and not (torch.cuda.is_available() and kernels)):
         return "cpu"
@@ -95,7 +99,8 @@ def choose(args: argparse.Namespace, device: str) -> list[Case]:
     return [
         case
         for case in cases
-        if (not args.op or case.op.startswith(tuple(args.op))) and args.filter in case.name
+        if (not args.op or case.op.startswith(tuple(args.op)))
+        and args.filter in f"{case.name} {case.family}"
     ]
 
 
@@ -144,11 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = args.rivals or KINDS
     compiler = Compiler(0 if args.no_compile or args.check else COMPILE_S.get(args.suite, 1e9))
     dtypes = sorted({case.dtype for case in cases})
+    seconds = args.case_seconds or CASE_S[device]
     machine, rows, notes = facts(device), [], []
     peaks: list[dict[str, float]] = []
     if not args.check:
-        peaks.append(fma_peaks(dtypes, device))
-    seconds = args.case_seconds or CASE_S[device]
+        peaks.append(fma_peaks(dtypes, device, seconds))
     for case in track(cases, "checking" if args.check else "measuring"):
         if args.time_limit and time.monotonic() - start > args.time_limit:
             notes.append(f"not run for lack of time: {case.name}")
@@ -161,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not args.check:
         # Once more, since a peak that something else had a share in is none.
-        peaks.append(fma_peaks(dtypes, device))
+        peaks.append(fma_peaks(dtypes, device, seconds))
     limits = {
         "fma_peak": {dtype: max(peak[dtype] for peak in peaks) for dtype in dtypes if peaks},
         "host_floor": {} if args.check else host_floor(device),
@@ -169,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if machine["load"] > 0.25 * machine["cores"] and device == "cpu":
         notes.append(
             f"the machine was busy before this began (load {machine['load']:.1f} on "
-            f"{machine['cores']} cores): times are too long, and --threads 1 suffers least"
+            f"{machine['cores']} cores): times are too long; --threads 1 and --stat q1 suffer least"
         )
 
     result = {
@@ -199,11 +204,11 @@ def verdict(result: dict[str, Any], args: argparse.Namespace) -> int:
     else:
         from report import full
 
-        print(full(result))
+        print(full(result, args.stat))
         if args.at_least:
             bad += [
                 f"{row.case.name}: {row.ratio(NATIVE):.2f} of native's speed"
-                for row in rows_of(result)
+                for row in rows_of(result, args.stat)
                 if row.ok and row.ratio(NATIVE) < args.at_least
             ]
     print("".join(f"FAILED {line}\n" for line in bad), end="")

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
-
 # A sample shorter than this says more about the clock than about the code.
 MIN_SAMPLE_S = 1e-3
 MAX_INNER = 10_000
@@ -122,35 +120,38 @@ class CudaClock:
     host time is not in the sample: it is measured apart.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: str) -> None:
+        # Reports need this module too, and no torch.
+        import torch
+
+        self._torch, self.device = torch, torch.device(device)
         l2 = torch.cuda.get_device_properties(device).L2_cache_size
-        self._flush = torch.empty(max(4 * l2, 256 << 20), dtype=torch.int8, device=device)
+        self._flush = torch.empty(max(4 * l2, 256 << 20), dtype=torch.int8, device=self.device)
         self._wait: WeakKeyDictionary[Contender, int] = WeakKeyDictionary()
 
     def warm_up(self, call: Contender) -> tuple[float, float]:
         for _ in range(3):
             call()
-        torch.cuda.synchronize(self.device)
-        host, start = [], torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        self._torch.cuda.synchronize(self.device)
+        host, start = [], self._torch.cuda.Event(enable_timing=True)
+        end = self._torch.cuda.Event(enable_timing=True)
         start.record()
         for _ in range(5):
             begin = time.perf_counter()
             call()
             host.append(time.perf_counter() - begin)
         end.record()
-        torch.cuda.synchronize(self.device)
+        self._torch.cuda.synchronize(self.device)
         seconds = statistics.median(host)
         # _sleep counts cycles of a clock below 2 GHz; twice the host time, and some.
         self._wait[call] = int(min(4 * seconds + 100e-6, 20e-3) * 1e9)
         return start.elapsed_time(end) / 5e3, seconds
 
     def sample(self, call: Contender, inner: int) -> tuple[Any, Any, int]:
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        start = self._torch.cuda.Event(enable_timing=True)
+        end = self._torch.cuda.Event(enable_timing=True)
         self._flush.zero_()
-        torch.cuda._sleep(self._wait.get(call, 200_000))
+        self._torch.cuda._sleep(self._wait.get(call, 200_000))
         start.record()
         for _ in range(inner):
             call()
@@ -158,7 +159,7 @@ class CudaClock:
         return start, end, inner
 
     def resolve(self, samples: list[tuple[Any, Any, int]]) -> list[float]:
-        torch.cuda.synchronize(self.device)
+        self._torch.cuda.synchronize(self.device)
         return [start.elapsed_time(end) / 1e3 / inner for start, end, inner in samples]
 
     def inner(self, estimate: float) -> int:
@@ -167,7 +168,7 @@ class CudaClock:
 
 
 def clock_for(device: str) -> Clock:
-    return CudaClock(torch.device(device)) if device.startswith("cuda") else CpuClock()
+    return CudaClock(device) if device.startswith("cuda") else CpuClock()
 
 
 @contextmanager
