@@ -202,9 +202,9 @@ def model_sizes(batches: Sequence[int]) -> list[Case]:
     return list(cases.values())
 
 
-def _large_sizes(device: str) -> list[Case]:
-    """Tensors far larger than any cache; on a GPU one with more than 2^31 elements."""
-    sizes = [
+def _large_sizes() -> list[Case]:
+    """Tensors far larger than any cache."""
+    return [
         _conv("large", (32, 64, 112, 112), 3),
         _conv("large", (32, 96, 112, 112), 7),
         _conv("large", (32, 144, 112, 112), 5, stride=2),
@@ -217,9 +217,14 @@ def _large_sizes(device: str) -> list[Case]:
         _plain("pixel_unshuffle", "large", (16, 48, 256, 256), downscale_factor=2),
         _plain("channel_shuffle", "large", (32, 232, 56, 56), groups=2),
     ]
-    if device == "cuda":
-        sizes.append(_conv("large", (352, 128, 224, 224), 3))
-    return sizes
+
+
+def _huge_sizes() -> list[Case]:
+    """More than 2^31 elements."""
+    return [
+        _conv("huge", (352, 128, 224, 224), 3),
+        _plain("pixel_shuffle", "huge", (352, 128, 224, 224), upscale_factor=2),
+    ]
 
 
 def _tiny_sizes() -> list[Case]:
@@ -270,16 +275,18 @@ def cases_of(
     elif suite == "models":
         sizes = model_sizes(batches)
     elif suite == "large":
-        sizes = _large_sizes(device)
+        sizes = _large_sizes()
     elif suite == "tiny":
         sizes = _tiny_sizes()
         dtypes = dtypes or ("float32", "float16", "bfloat16")
         passes = passes or ("both",)
     else:
         raise ValueError(f"unknown suite {suite!r}; there are {', '.join(SUITES)}")
-    return list(
-        _expand(sizes, dtypes or ("float32",), layouts or LAYOUTS, passes or ("forward", "both"))
-    )
+    layouts, passes = layouts or LAYOUTS, passes or ("forward", "both")
+    cases = list(_expand(sizes, dtypes or ("float32",), layouts, passes))
+    if suite == "large" and device == "cuda" and not dtypes and "forward" in passes:
+        cases += _expand(_huge_sizes(), ["bfloat16"], layouts, ["forward"])
+    return cases
 
 
 def tensor_bytes(case: Case) -> int:

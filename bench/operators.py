@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,9 +136,14 @@ def in_mode(call: Call, tensors: Sequence[Tensor], mode: str) -> Callable[[], An
     leaves = tuple(tensor.detach().requires_grad_() for tensor in tensors)
     out = call(*leaves)
     grad = torch.empty_like(out).copy_(random_tensor(out.shape, out.dtype, str(out.device)))
-    if mode == "both":
-        return lambda: torch.autograd.grad(call(*leaves), leaves, grad)
-    return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
+    if mode == "backward":
+        return partial(torch.autograd.grad, out, leaves, grad, retain_graph=True)
+    # No closure over `out`: that would keep a graph and its tensors alive.
+    return partial(_step, call, leaves, grad)
+
+
+def _step(call: Call, leaves: Sequence[Tensor], grad: Tensor) -> Any:
+    return torch.autograd.grad(call(*leaves), leaves, grad)
 
 
 def least_bytes(case: Case, tensors: Sequence[Tensor], out: Tensor) -> int:

@@ -35,8 +35,8 @@ class Row:
         self.case = Case.from_json(data["case"])
         self.times = {name: time[stat] for name, time in data["times"].items()}
         self.stats = data["times"]
-        self.failed: dict[str, str] = data.get("failed", {})
-        self.wrong: str = data.get("wrong", "")
+        self.failed: dict[str, str] = data["failed"]
+        self.wrong: str = data["wrong"]
         self.bytes, self.flops = data["bytes"], data["flops"]
         self._peak = peaks[self.case.dtype]
 

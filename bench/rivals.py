@@ -37,11 +37,11 @@ class Compiler:
         if self.reason:
             return None
         start = time.perf_counter()
-        # Without this the limit on recompilations silently turns later cases into eager ones.
-        torch._dynamo.reset()
-        # A backward that is run again needs its buffers.
-        torch._functorch.config.donated_buffer = mode == "both"
         try:
+            # Without this the limit on recompilations silently turns later cases into eager ones.
+            torch._dynamo.reset()
+            # A backward that is run again needs its buffers.
+            torch._functorch.config.donated_buffer = mode == "both"
             contender = in_mode(torch.compile(call, dynamic=False), tensors, mode)
             contender()
         except Exception as error:
@@ -80,9 +80,8 @@ def contenders_of(
         calls[COMPILE] = lambda: compiler.contender(eager[NATIVE], tensors, case.mode)
     if "cudnn" in kinds and case.is_conv and tensors[0].is_cuda:
         for name, flags in _cudnn_settings().items():
-            call = _with_cudnn(eager[NATIVE], flags)
-            calls[name] = lambda call=call, flags=flags: _with_cudnn(
-                in_mode(call, tensors, case.mode), flags
+            calls[name] = lambda flags=flags: _with_cudnn(
+                in_mode(eager[NATIVE], tensors, case.mode), flags
             )
     if "causal-conv1d" in kinds:
         causal = _causal_conv1d(case, tensors)
@@ -111,12 +110,12 @@ def _cudnn_settings() -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _with_cudnn(call: Callable[..., Any], flags: dict[str, Any]) -> Callable[..., Any]:
+def _with_cudnn(call: Contender, flags: dict[str, Any]) -> Contender:
     """`call` under cudnn.flags; the other flags keep what PyTorch starts with."""
 
-    def run(*args: Any) -> Any:
+    def run() -> Any:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=True, **flags):
-            return call(*args)
+            return call()
 
     return run
 

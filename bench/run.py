@@ -29,8 +29,8 @@ from timing import clock_for, first_line, measure
 # Seconds per case, and for all of torch.compile, where the command line does not say.
 CASE_S = {"cpu": 0.4, "cuda": 0.15}
 COMPILE_S = {"quick": 30.0}
-# Every contender holds inputs, outputs and gradients of its own, in up to twice the precision.
-MEMORY_FACTOR = 24
+# Contenders hold inputs and gradients of their own, and the copies as much again.
+MEMORY_FACTOR = 16
 # Comparing results that are larger than this costs more memory than it tells.
 CHECK_BYTES = 1 << 30
 
@@ -81,8 +81,8 @@ def usable_device(asked: str | None) -> str:
     """The device to measure; an error message if it was asked for and cannot be used."""
     try:
         import fastconv
-    except ModuleNotFoundError:
-        sys.exit('bench: fastconv is not installed: pip install ".[bench]"')
+    except ImportError as error:
+        sys.exit(f'bench: {error} (pip install ".[bench]")')
     kernels = getattr(fastconv._C, "has_cuda", lambda: True)() if hasattr(fastconv, "_C") else True
     if asked == "cpu" or (asked is None and not (torch.cuda.is_available() and kernels)):
         return "cpu"
@@ -107,30 +107,41 @@ def choose(args: argparse.Namespace, device: str) -> list[Case]:
 def run_case(
     case: Case, device: str, kinds: Sequence[str], compiler: Compiler, seconds: float, check: bool
 ) -> dict[str, Any]:
-    """One row of the result file."""
-    row: dict[str, Any] = {"case": case.to_json(), "times": {}, "failed": {}}
-    failed: dict[str, str] = row["failed"]
-    tensors = tensors_of(case, device)
+    """One row of the result file; what goes wrong is in it too."""
+    row: dict[str, Any] = {"case": case.to_json(), "bytes": 0, "flops": 0, "times": {}}
+    row["wrong"], row["failed"] = "", {}
     try:
-        out = ours(case)(*tensors)
+        _fill(row, case, device, kinds, compiler, seconds, check)
     except Exception as error:
-        failed[OURS] = first_line(error)
-        return row | {"bytes": 0, "flops": 0}
-    row |= {"bytes": least_bytes(case, tensors, out), "flops": least_flops(case, out)}
+        row["failed"][OURS] = first_line(error)
+    return row
+
+
+def _fill(
+    row: dict[str, Any],
+    case: Case,
+    device: str,
+    kinds: Sequence[str],
+    compiler: Compiler,
+    seconds: float,
+    check: bool,
+) -> None:
+    tensors = tensors_of(case, device)
+    out = ours(case)(*tensors)
+    row["bytes"], row["flops"] = least_bytes(case, tensors, out), least_flops(case, out)
+    del out
     if tensor_bytes(case) <= CHECK_BYTES:
         row["wrong"] = differs(case, tensors)
-    del out
-    if check or row.get("wrong"):
-        return row
-    contenders = contenders_of(case, tensors, kinds, compiler, failed)
+    if check or row["wrong"]:
+        return
+    contenders = contenders_of(case, tensors, kinds, compiler, row["failed"])
     contenders |= copies(row["bytes"], big_outputs(case), device)
     try:
-        stats = measure(contenders, clock_for(device), seconds, failed)
+        stats = measure(contenders, clock_for(device), seconds, row["failed"])
     finally:
         for contender in contenders.values():
             getattr(contender, "close", lambda: None)()
     row["times"] = {name: stat.to_json() for name, stat in stats.items()}
-    return row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,7 +208,7 @@ def verdict(result: dict[str, Any], args: argparse.Namespace) -> int:
     bad = [
         f"{Case.from_json(row['case']).name}: {row.get('wrong') or row['failed'][OURS]}"
         for row in result["rows"]
-        if row.get("wrong") or OURS in row["failed"]
+        if row["wrong"] or OURS in row["failed"]
     ]
     if args.check:
         print(f"{len(result['rows'])} cases checked, {len(bad)} failed")

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: fastconv contributors
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmark's own parts: cases, clocks, limits, reports, and documents that quote results."""
+"""The benchmark's own parts: cases, clocks, limits, and the command from end to end."""
 
 import json
 import math
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,6 @@ import results  # noqa: E402
 import rivals  # noqa: E402
 import run  # noqa: E402
 import timing  # noqa: E402
-
-DOCUMENTS = [path for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")) if path.exists()]
 
 
 def test_summarize():
@@ -154,6 +153,22 @@ def test_flops_count_taps_inside_the_input(case):
     assert operators.least_flops(step, out) == 6 * int(out.double().sum())
 
 
+def test_a_step_keeps_no_graph():
+    case = cases.Case("channel_shuffle", (1, 4, 2, 2), args={"groups": 2}, mode="both")
+    made = []
+
+    def call(x):
+        made.append(weakref.ref(y := x * 2))
+        return y
+
+    step = operators.in_mode(call, operators.tensors_of(case, "cpu"), "both")
+    assert made[0]() is None
+    (grad,) = step()
+    assert grad.abs().min() >= 0.5
+    again = operators.in_mode(call, operators.tensors_of(case, "cpu"), "backward")
+    assert again()[0].shape == again()[0].shape == (1, 4, 2, 2)
+
+
 def test_bytes_of_a_rearrangement_and_of_a_convolution():
     x = torch.zeros(2, 8, 6, 6)
     shuffle = cases.Case("channel_shuffle", (2, 8, 6, 6), args={"groups": 2})
@@ -183,102 +198,6 @@ def test_copies_move_the_bytes_asked_for():
             assert sum(2 * copy.nbytes for copy in call()) == 16 << 20
     source = operators.random_tensor((1_500_001,), torch.float32, "cpu")
     assert torch.equal(limits._memcpy(source, torch.empty_like(source), 3), source)
-
-
-def fake_result(ours=1e-3):
-    case = cases.Case("channel_shuffle", (1, 8, 64, 64), args={"groups": 2}, family="a")
-    times = {
-        "ours": ours,
-        "native": 3e-3,
-        "native, other layout": 2e-3,
-        "torch.compile": 1.5e-3,
-        "copy: clone": 0.8e-3,
-        "copy: memcpy": 0.5e-3,
-        "copy: reused": 0.1e-3,
-    }
-    row = {
-        "case": case.to_json(),
-        "bytes": 1000,
-        "flops": 0,
-        "times": {k: timing.summarize([v, 1.1 * v, 0.9 * v]).to_json() for k, v in times.items()},
-        "failed": {},
-    }
-    machine = {"device": "cpu", "device_name": "A CPU", "isa": "avx2", "threads": 2, "cores": 2,
-               "torch": "2.13.0", "fastconv": "0.1.0", "commit": "0123456789ab", "dirty": False,
-               "date": "2026-01-01"}  # fmt: skip
-    floor = {"forward": 1e-6, "backward": 1e-5, "both": 1e-5}
-    peak = dict.fromkeys(cases.DTYPES, 1e11)
-    return {"schema": results.SCHEMA, "machine": machine, "notes": ["a note"], "rows": [row],
-            "limits": {"fma_peak": peak, "host_floor": floor}}  # fmt: skip
-
-
-def test_ratios_and_limits():
-    (row,) = results.rows_of(fake_result())
-    assert row.ratio("native") == pytest.approx(3)
-    assert row.best_layout == pytest.approx(2)
-    assert row.best == "torch.compile"
-    assert math.isnan(row.ratio("onnxruntime"))
-    # The fastest copy that allocates.
-    assert row.fraction == pytest.approx(0.5)
-    result = fake_result()
-    result["rows"][0]["flops"] = int(0.9e-3 * 1e11)
-    assert results.rows_of(result)[0].fraction == pytest.approx(0.9)
-    (row,) = results.rows_of(fake_result(ours=2e-3), "min")
-    assert row.times["ours"] == pytest.approx(1.8e-3)
-    assert row.ratio("native") == pytest.approx(1.5)
-
-
-def test_report_names_everything():
-    text = report.full(fake_result())
-    for words in (
-        "A CPU (avx2), 2 thread(s)",
-        "torch 2.13.0",
-        "0123456789ab",
-        "### channel_shuffle",
-        "1x8x64x64 g2 f32 contiguous forward",
-        "torch.compile",
-        "a note",
-        "3.00",
-        "0.50",
-    ):
-        assert words in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(line.endswith("|") for line in lines)
-    wrong = fake_result()
-    wrong["rows"][0]["wrong"] = "result 0 is off by 1.0e+00"
-    assert "off by 1.0e+00" in report.full(wrong)
-    faster = report.compare(fake_result(ours=0.5e-3), fake_result())
-    assert "2.00" in faster
-
-
-def test_documents_are_filled_from_results(tmp_path, monkeypatch):
-    (tmp_path / "cpu.json").write_text(json.dumps(fake_result()))
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(report.fill, "__defaults__", (tmp_path,))
-    document = tmp_path / "README.md"
-    block = "<!-- bench cpu.json {} -->{}<!-- /bench -->"
-    number = block.format("native channel_shuffle forward", "7.00")
-    document.write_text(f"It is {number} times as fast.\n{block.format('summary', '')}\n")
-    assert report.main(["--check", str(document)]) == 1
-    assert report.main(["--update", str(document)]) == 0
-    assert report.main(["--check", str(document)]) == 0
-    assert ">3.00<" in document.read_text()
-    assert "| channel_shuffle forward |" in document.read_text()
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_documents_agree_with_result_files(path):
-    text = path.read_text()
-    assert report.fill(text) == text, f"python bench/report.py --update {path}"
-
-
-@pytest.mark.parametrize(
-    "path", sorted(report.RESULTS.glob("*.json")), ids=lambda path: path.name
-)  # fmt: skip
-def test_result_files_name_their_origin(path):
-    machine = results.load(path)["machine"]
-    assert machine["commit"] and not machine["dirty"]
-    assert machine["torch"] and machine["fastconv"] and machine["device_name"]
 
 
 def test_one_command_measures_reports_and_writes(tmp_path, capsys):
