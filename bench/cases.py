@@ -173,7 +173,7 @@ def _quick(device: str) -> list[Case]:
         for case in cases
     ]
     # Reduced precision: everything where it is cheap to measure, one convolution elsewhere.
-    halves = sizes if device == "cuda" else sizes[:1]
+    halves = [case for case in sizes if device == "cuda" or case.family == "mobilenet"]
     for case in _expand(halves, ["bfloat16", "float16"], LAYOUTS, ["forward", "both"]):
         cases.append(replace(case, compile=False))
     if device != "cuda":
@@ -231,7 +231,7 @@ def _tiny_sizes() -> list[Case]:
     """Every code path at sizes that a sanitizer can afford."""
     return [
         _conv("tiny", (2, 33, 17, 19), 3),
-        _conv("tiny", (2, 32, 15, 14), 5, stride=2),
+        _conv("tiny", (2, 32, 15, 14), 5, stride=2, bias=False),
         _conv("tiny", (1, 24, 14, 14), 7, dilation=2, padding=6),
         _conv("tiny", (1, 16, 12, 12), 13, multiplier=2),
         _conv("tiny", (2, 40, 67), 4, padding="causal"),
