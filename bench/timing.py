@@ -95,6 +95,8 @@ class CpuClock:
             best, spent = min(best, seconds), spent + seconds
             if spent > 0.03:
                 break
+        if best < MIN_SAMPLE_S / 10:  # the clock itself had a share in that
+            best = min(best, self.sample(call, math.ceil(MIN_SAMPLE_S / 10 / best)))
         return best, None
 
     def sample(self, call: Contender, inner: int) -> float:

@@ -88,8 +88,8 @@ def test_measure_takes_turns_and_leaves_out_what_fails():
 def test_cpu_clock_repeats_short_calls():
     clock = timing.CpuClock()
     stats = timing.measure({"short": lambda: None}, clock, budget=0.01)["short"]
-    assert stats.inner * stats.median > timing.MIN_SAMPLE_S / 10
-    assert stats.inner > 100
+    assert stats.inner > 1000
+    assert 0 < stats.min <= stats.q1 <= stats.median <= stats.q3
     assert clock.inner(1.0) == 1
 
 
