@@ -165,13 +165,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     peaks: list[dict[str, float]] = []
     if not args.check:
         peaks.append(fma_peaks(dtypes, device, seconds))
-    for case in track(cases, "checking" if args.check else "measuring"):
-        if args.time_limit and time.monotonic() - start > args.time_limit:
-            notes.append(f"not run for lack of time: {case.name}")
-        elif MEMORY_FACTOR * tensor_bytes(case) > free_bytes(device):
-            notes.append(f"not run for lack of memory: {case.name}")
-        else:
-            rows.append(run_case(case, device, kinds, compiler, seconds, args.check))
+    try:
+        for case in track(cases, "checking" if args.check else "measuring"):
+            if args.time_limit and time.monotonic() - start > args.time_limit:
+                notes.append(f"not run for lack of time: {case.name}")
+            elif MEMORY_FACTOR * tensor_bytes(case) > free_bytes(device):
+                notes.append(f"not run for lack of memory: {case.name}")
+            else:
+                rows.append(run_case(case, device, kinds, compiler, seconds, args.check))
+    except KeyboardInterrupt:
+        notes.append(f"interrupted: {len(rows)} of {len(cases)} cases were run")
     if compiler.reason and "compile" in kinds and not args.check:
         notes.append(f"{COMPILE} was left out of some cases: {compiler.reason}")
 
@@ -206,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def verdict(result: dict[str, Any], args: argparse.Namespace) -> int:
     """Prints what came out; 0 if every case ran, was right, and was fast enough."""
     bad = [
-        f"{Case.from_json(row['case']).name}: {row.get('wrong') or row['failed'][OURS]}"
+        f"{Case.from_json(row['case']).name}: {row['wrong'] or row['failed'][OURS]}"
         for row in result["rows"]
         if row["wrong"] or OURS in row["failed"]
     ]
