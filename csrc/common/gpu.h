@@ -124,6 +124,34 @@ __host__ __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// Division by a number known at launch, in a few instructions.  Serves 0 <= n < 2^31.
+template <class I>
+struct Divider {
+  I value;
+  uint32_t multiplier, shift;
+
+  Divider() = default;
+  explicit Divider(int64_t divisor) : value(static_cast<I>(divisor)), multiplier(0), shift(0) {
+    while ((uint64_t{1} << shift) < static_cast<uint64_t>(divisor)) ++shift;
+    const uint64_t excess = (uint64_t{1} << shift) - static_cast<uint64_t>(divisor);
+    multiplier = static_cast<uint32_t>((excess << 32) / static_cast<uint64_t>(divisor) + 1);
+  }
+  __device__ __forceinline__ I divide(I n) const {
+    const auto u = static_cast<uint32_t>(n);
+    const auto high = static_cast<uint32_t>((uint64_t{multiplier} * u) >> 32);
+    return static_cast<I>((high + u) >> shift);
+  }
+};
+// 64-bit indices are rare enough to divide plainly.
+template <>
+struct Divider<int64_t> {
+  int64_t value;
+
+  Divider() = default;
+  explicit Divider(int64_t divisor) : value(divisor) {}
+  __device__ __forceinline__ int64_t divide(int64_t n) const { return n / value; }
+};
+
 // N consecutive elements moved by one access of N * sizeof(T) bytes, which must be aligned so.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
