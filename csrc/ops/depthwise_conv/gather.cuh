@@ -125,7 +125,9 @@ __global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<V, kWindow, kSt
 
     const Span<I> sa = trim(g.a.span(place.a, g.phases_a), g.a.step, g.a.in);
     const Span<I> sb = trim(g.b.span(place.b, g.phases_b), g.b.step, g.b.in);
-    const Span<I> ss = g.s.span(first_out, g.phases_s);
+    Span<I> ss = g.s.span(first_out, g.phases_s);
+    // A single window is not worth cutting.
+    if (ss.taps > kWindow) ss = trim(ss, g.s.step, g.s.in, (kOutputs - 1) * in_step);
     const T* base = in + place.n * g.in_n + sa.first * g.a.in_stride + sb.first * g.b.in_stride;
     const T* base_weight =
         weight + (sa.tap * g.a.tap_stride + sb.tap * g.b.tap_stride + ss.tap * g.s.tap_stride) *

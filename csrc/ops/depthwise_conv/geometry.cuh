@@ -71,11 +71,12 @@ struct GatherAxis {
   }
 };
 
-// A span without the taps that fall outside the input.
+// A span without the taps that meet the input nowhere, for outputs whose inputs extend up to `reach`
+// behind the first one's.
 template <class I>
-__device__ __forceinline__ Span<I> trim(Span<I> s, I step, I in) {
-  if (s.first < 0) {
-    const I skip = (-s.first + step - 1) / step;
+__device__ __forceinline__ Span<I> trim(Span<I> s, I step, I in, I reach = 0) {
+  if (s.first + reach < 0) {
+    const I skip = (step - 1 - reach - s.first) / step;
     s.first += skip * step;
     s.tap += skip * s.tap_step;
     s.taps -= skip;
