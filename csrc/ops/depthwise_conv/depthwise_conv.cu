@@ -139,8 +139,8 @@ void plan_gather(const View& v, const Tile& tile, GatherPlan& plan, Gather<I>& g
     g.block.packs = even_packs(total, min_of(most, kGatherThreads / g.block.slots));
   }
   const int64_t chunks = ceil_div(total, g.block.packs);
-  const int64_t along = min_of(ceil_div(g.strips.count, g.block.slots),
-                               max_of(1, kGatherBlocksWanted / chunks));
+  const int64_t along =
+      min_of(ceil_div(g.strips.count, g.block.slots), max_of(1, kGatherBlocksWanted / chunks));
   g.chunks = static_cast<I>(chunks);
   g.blocks_along = static_cast<I>(along);
   plan.threads = g.block.threads();
@@ -172,8 +172,8 @@ int64_t plan_gradient(const View& v, const Tile& tile, GradientPlan& plan, Weigh
   if (p.channels_last) {
     g.block.packs = even_packs(total, 16);
     g.block.groups = static_cast<int>(min_of(min_of(groups, 8), kGradientThreads / g.block.packs));
-    g.block.slots = static_cast<int>(
-        min_of(strips, kGradientThreads / (g.block.packs * g.block.groups)));
+    g.block.slots =
+        static_cast<int>(min_of(strips, kGradientThreads / (g.block.packs * g.block.groups)));
   } else {
     g.block.groups = static_cast<int>(min_of(groups, 4));
     g.block.slots = static_cast<int>(min_of(strips, kGradientThreads / g.block.groups));
@@ -192,8 +192,8 @@ int64_t plan_gradient(const View& v, const Tile& tile, GradientPlan& plan, Weigh
   g.splits = static_cast<I>(splits);
   plan.threads = g.block.threads();
   plan.grid = chunks * group_blocks * splits;
-  plan.smem = int64_t{plan.threads} * (tile.window + 1) * pack *
-              (p.dtype == Dtype::kFloat64 ? 8 : 4);
+  plan.smem =
+      int64_t{plan.threads} * (tile.window + 1) * pack * (p.dtype == Dtype::kFloat64 ? 8 : 4);
   return splits * split_bytes;
 }
 

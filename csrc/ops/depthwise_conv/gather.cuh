@@ -91,7 +91,7 @@ struct Window {
 
 // kWindow == 1: no sliding window, any step.  kWide: 64-bit indices and unstaged weights.
 template <class T, int V, int kWindow, int kStep, bool kWide>
-__global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<V, kWindow, kStep>))
+__global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<T, V, kWindow, kStep>))
     gather_kernel(const Gather<Index<kWide>> g) {
   using I = Index<kWide>;
   constexpr int kOutputs = gather_outputs(V, kWindow);
@@ -118,8 +118,7 @@ __global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<V, kWindow, kSt
     // The strip's outputs are first_out + p * out_step.
     const I unit = g.strips.by_unit_phases.divide(place.unit);
     const I phase = place.unit - unit * g.strips.unit_phases;
-    const I first_out =
-        phase + g.s.phases * (g.strips.apart == 1 ? unit * kOutputs : unit);
+    const I first_out = phase + g.s.phases * (g.strips.apart == 1 ? unit * kOutputs : unit);
     const I out_step = g.s.phases * g.strips.apart;
     const I in_step = (g.s.phases == 1 ? g.s.stride : 1) * g.strips.apart;
 
@@ -171,8 +170,8 @@ __global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<V, kWindow, kSt
         const uint32_t mask = W::inside(first, g.s.in);
         const int64_t offset = first * g.s.in_stride;
         for_each_row([&](const T* row, const T* row_weight) {
-          W::accumulate(row + offset, column, mask, row_weight + t * tap_s,
-                        static_cast<int>(tap_s), acc);
+          W::accumulate(row + offset, column, mask, row_weight + t * tap_s, static_cast<int>(tap_s),
+                        acc);
         });
       }
     }
@@ -226,8 +225,8 @@ cudaError_t launch_gather(const GatherPlan& plan, cudaStream_t stream) {
   };
   constexpr int kPack = kPackBytes / sizeof(T);
   if (tile.wide) return run(gather_kernel<T, 1, 1, 0, true>, plan.wide);
-#define FASTCONV_GATHER(W, S)                                             \
-  if (tile.window == W && (plan.strip_step == S || W == 1)) {             \
+#define FASTCONV_GATHER(W, S)                                                 \
+  if (tile.window == W && (plan.strip_step == S || W == 1)) {                 \
     return tile.pack ? run(gather_kernel<T, kPack, W, S, false>, plan.narrow) \
                      : run(gather_kernel<T, 1, W, S, false>, plan.narrow);    \
   }
@@ -235,6 +234,7 @@ cudaError_t launch_gather(const GatherPlan& plan, cudaStream_t stream) {
   FASTCONV_GATHER(2, 1)
   FASTCONV_GATHER(3, 1)
   FASTCONV_GATHER(3, 2)
+  FASTCONV_GATHER(4, 1)
   FASTCONV_GATHER(5, 1)
   FASTCONV_GATHER(5, 2)
   FASTCONV_GATHER(7, 1)

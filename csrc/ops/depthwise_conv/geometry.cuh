@@ -45,12 +45,12 @@ struct Span {
 template <class I>
 struct GatherAxis {
   I in, out, kernel;
-  I step;                // between the inputs of neighbouring taps
-  I stride, pad;         // forward, and gradient of stride 1
-  I tap, tap_step;       // first tap and direction of it
-  I phases;              // gradient: the stride, else 1
-  I tap_stride;          // in the weight
-  I gcd, inverse;        // of stride and dilation; of dilation / gcd modulo stride / gcd
+  I step;           // between the inputs of neighbouring taps
+  I stride, pad;    // forward, and gradient of stride 1
+  I tap, tap_step;  // first tap and direction of it
+  I phases;         // gradient: the stride, else 1
+  I tap_stride;     // in the weight
+  I gcd, inverse;   // of stride and dilation; of dilation / gcd modulo stride / gcd
   I dilation, pad_quotient, pad_remainder;  // pad = pad_quotient * phases + pad_remainder
   int64_t in_stride, out_stride;
 
@@ -71,8 +71,8 @@ struct GatherAxis {
   }
 };
 
-// A span without the taps that meet the input nowhere, for outputs whose inputs extend up to `reach`
-// behind the first one's.
+// A span without the taps that meet the input nowhere, for outputs whose inputs extend up to
+// `reach` behind the first one's.
 template <class I>
 __device__ __forceinline__ Span<I> trim(Span<I> s, I step, I in, I reach = 0) {
   if (s.first + reach < 0) {
@@ -91,7 +91,7 @@ __device__ __forceinline__ Span<I> trim(Span<I> s, I step, I in, I reach = 0) {
 template <class I>
 struct Strips {
   I count;
-  bool strip_first;           // the strip axis, not b, varies fastest
+  bool strip_first;  // the strip axis, not b, varies fastest
   Divider<I> fastest, second, third;
   Divider<I> by_unit_phases;  // gradient of a stride: unit = phase + phases * place
   I unit_phases;
@@ -141,7 +141,7 @@ struct Gather {
   Divider<I> phases_a, phases_b, phases_s;
   Strips<I> strips;
   BlockShape block;
-  I channels;       // of out
+  I channels;        // of out
   I in_mul, in_div;  // out channel c reads in channels c * in_mul / in_div + [0, in_mul)
   I taps;
   int64_t in_n, in_c, out_n, out_c;

@@ -19,15 +19,24 @@ constexpr int kAddColumns = 32, kAddRows = 16;
 constexpr int64_t kMaxSplits = 512;
 
 // Blocks that must fit on a multiprocessor: what bounds the registers.
-template <int V, int kWindow, int kStep>
-constexpr int kGatherBlocks = V == 1 ? 5 : kWindow == 7 && kStep == 2 ? 2 : 3;
+template <class T, int V, int kWindow, int kStep>
+constexpr int kGatherBlocks = sizeof(T) == 8                          ? 2
+                              : V == 1                                ? (kStep == 2 ? 4 : 5)
+                              : kWindow >= 5 && kStep * kWindow >= 10 ? 2
+                                                                      : 3;
 
 template <int V, int kWindow>
-constexpr int kGradientBlocks = V == 1 ? 5 : kWindow >= 5 ? 2 : 3;
+constexpr int kGradientBlocks = V == 1         ? 5
+                                : kWindow >= 5 ? 2
+                                               : 3;
 
 // Outputs in a thread's strip.
-__host__ __device__ constexpr int gather_outputs(int pack, int window) { return pack == 1 && window > 1 ? 8 : 4; }
-__host__ __device__ constexpr int gradient_outputs(int pack, int window) { return pack == 1 && window > 1 ? 8 : 4; }
+__host__ __device__ constexpr int gather_outputs(int pack, int window) {
+  return pack == 1 && window > 1 ? 8 : 4;
+}
+__host__ __device__ constexpr int gradient_outputs(int pack, int window) {
+  return pack == 1 && window > 1 ? 8 : 4;
+}
 
 struct GatherPlan {
   int tile;

@@ -25,12 +25,21 @@ struct Tile {
   bool wide;   // 64-bit indices, and weights read from global memory: serves everything
 };
 
+// Windows of even width serve the forward and backward-data passes alone, at steps of one input:
+// they are for filters of width 4 and for the halves that a stride of 2 makes of odd filters.
 constexpr Tile kTiles[] = {
-    {"pack_window2", true, 2, false},   {"pack_window3", true, 3, false},
-    {"pack_window5", true, 5, false},   {"pack_window7", true, 7, false},
-    {"pack_any", true, 1, false},       {"scalar_window2", false, 2, false},
-    {"scalar_window3", false, 3, false}, {"scalar_window5", false, 5, false},
-    {"scalar_window7", false, 7, false}, {"scalar_any", false, 1, false},
+    {"pack_window2", true, 2, false},
+    {"pack_window3", true, 3, false},
+    {"pack_window4", true, 4, false},
+    {"pack_window5", true, 5, false},
+    {"pack_window7", true, 7, false},
+    {"pack_any", true, 1, false},
+    {"scalar_window2", false, 2, false},
+    {"scalar_window3", false, 3, false},
+    {"scalar_window4", false, 4, false},
+    {"scalar_window5", false, 5, false},
+    {"scalar_window7", false, 7, false},
+    {"scalar_any", false, 1, false},
     {"wide", false, 1, true},
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
@@ -122,7 +131,7 @@ inline bool needs_wide(const View& v) {
   bool narrow = p.batch < kLimit && p.out_channels() < kLimit && p.multiplier * p.taps() < kLimit;
   for (int i = 0; i < kSpatial; ++i) {
     narrow = narrow && internal::narrow_axis(p.axis[i], !p.channels_last && i == 2,
-                                              v.big_strides.sp[i], v.small_strides.sp[i]);
+                                             v.big_strides.sp[i], v.small_strides.sp[i]);
   }
   if (!narrow) return true;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
@@ -135,7 +144,7 @@ inline bool needs_wide(const View& v) {
 constexpr bool slides(const View& v, const Tile& tile) {
   const Axis& a = v.problem.axis[strip_axis(v.problem, tile)];
   if (v.pass != Pass::kBackwardData) {
-    return a.dilation == 1 && (a.stride == 1 || (a.stride == 2 && tile.window > 2));
+    return a.dilation == 1 && (a.stride == 1 || (a.stride == 2 && tile.window % 2 == 1));
   }
   return a.dilation == gcd_of(a.dilation, a.stride);
 }
@@ -146,18 +155,27 @@ inline bool tile_fits(const View& v, int tile) {
   if (t.wide) return true;
   if (needs_wide(v)) return false;
   if (t.window > 1 && !slides(v, t)) return false;
-  if (t.window == 2 && v.pass == Pass::kBackwardWeight) return false;
+  if (t.window % 2 == 0 && v.pass == Pass::kBackwardWeight) return false;
   if (!t.pack) return true;
   const Problem& p = v.problem;
   return p.channels_last && p.multiplier == 1 && p.channels % pack_size(p.dtype) == 0 &&
          internal::aligned(p, v.big, v.big_strides, false) &&
          internal::aligned(p, v.small, v.small_strides, true) &&
-         (v.pass == Pass::kBackwardWeight ||
-          weight_bytes(v) * pack_size(p.dtype) <= kSmemLimit);
+         (v.pass == Pass::kBackwardWeight || weight_bytes(v) * pack_size(p.dtype) <= kSmemLimit);
 }
 
-// The best tile for a problem: packs where they fit, and the window that covers the taps along the
-// strip axis with the least work left over.
+namespace internal {
+
+// Loads of a strip of 8 outputs per filter row with `taps` taps along the strip axis.
+constexpr int64_t strip_cost(const View& v, const Tile& tile, int64_t taps) {
+  if (v.pass == Pass::kBackwardWeight) return ceil_div(taps, tile.window) * (7 + tile.window);
+  const int64_t windows = tile.window == 1 ? 0 : taps / tile.window;
+  return windows * (7 + tile.window) + (taps - windows * tile.window) * 8;
+}
+
+}  // namespace internal
+
+// The best tile for a problem: packs where they fit, and the window that leaves the least to load.
 inline int pick_tile(const View& v) {
   int best = kTileCount - 1;
   int64_t best_cost = INT64_MAX;
@@ -165,18 +183,15 @@ inline int pick_tile(const View& v) {
     const Tile& t = kTiles[i];
     if (!tile_fits(v, i)) continue;
     const Axis& a = v.problem.axis[strip_axis(v.problem, t)];
+    const bool backward = v.pass == Pass::kBackwardData;
     // Of a transposed stride, each output meets every stride-th tap.
-    const int64_t taps = v.pass == Pass::kBackwardData ? ceil_div(a.kernel, a.stride) : a.kernel;
-    const int64_t outputs = v.pass == Pass::kBackwardData ? a.in : a.out;
-    // Strips along H pay only where there are rows; a window as wide as the filter loads least.
-    const bool flat = t.window > 1 && !v.problem.channels_last && outputs < 4;
-    const int64_t windows =
-        v.pass == Pass::kBackwardWeight ? ceil_div(taps, t.window) : taps / t.window;
-    const int64_t rest = v.pass == Pass::kBackwardWeight ? 0 : taps - windows * t.window;
-    // Loads per strip of 8 outputs.
-    int64_t cost = windows * (7 + t.window) + rest * 8;
-    if (t.window == 1) cost += 4;
-    if (flat) cost *= 8;
+    int64_t cost = backward ? internal::strip_cost(v, t, ceil_div(a.kernel, a.stride)) +
+                                  internal::strip_cost(v, t, a.kernel / a.stride)
+                            : 2 * internal::strip_cost(v, t, a.kernel);
+    // Strips along H pay only where there are rows.
+    const int64_t outputs = backward ? a.in : a.out;
+    if (t.window > 1 && !v.problem.channels_last && outputs < 4) cost *= 8;
+    if (t.window == 1) cost += 8;
     if (!t.pack) cost *= 64;
     if (t.wide) cost *= 1024;
     if (cost < best_cost) {

@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
       if (!row_inside && !sums_bias) continue;
 
       const I first_out = g.strips.apart == 1 ? place.unit * kOutputs : place.unit;
-      const T* from = dy + place.n * g.out_n + place.a * g.a.out_stride +
-                      place.b * g.b.out_stride + first_out * g.s.out_stride;
+      const T* from = dy + place.n * g.out_n + place.a * g.a.out_stride + place.b * g.b.out_stride +
+                      first_out * g.s.out_stride;
       Pack<T, V> d[kOutputs];
 #pragma unroll
       for (int p = 0; p < kOutputs; ++p, from += dy_column) {
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
 // Adds the splits of one (tap, channel) per column of threads, channels varying fastest; each row
 // of threads takes every kAddRows-th split.
 template <class T>
-__global__ void __launch_bounds__(kAddColumns * kAddRows)
+__global__ void __launch_bounds__(kAddColumns* kAddRows)
     add_splits_kernel(const Accum<T>* partial, int64_t splits, int64_t taps, int64_t channels,
                       T* dw, T* db) {
   FASTCONV_STATIC_SMEM(Accum<T>, sums, kAddColumns * kAddRows);
@@ -198,8 +198,7 @@ cudaError_t launch_gradient(const GradientPlan& plan, cudaStream_t stream) {
   const cudaError_t error = partial_sums();
   if (error != cudaSuccess) return error;
   const auto& p = plan.partial;
-  const int64_t blocks =
-      min_of(ceil_div((p.taps + 1) * p.channels, kAddColumns), int64_t{1} << 16);
+  const int64_t blocks = min_of(ceil_div((p.taps + 1) * p.channels, kAddColumns), int64_t{1} << 16);
   return FASTCONV_LAUNCH(add_splits_kernel<T>, dim3(static_cast<unsigned>(blocks)),
                          dim3(kAddColumns * kAddRows), 0, stream,
                          static_cast<const Accum<T>*>(p.sums), p.splits, p.taps, p.channels,
