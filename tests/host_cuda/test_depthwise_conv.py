@@ -176,6 +176,21 @@ def test_results_do_not_depend_on_the_schedule(library, which, channels_last):
         run.close()
 
 
+@pytest.mark.parametrize("name", ["3x3", "3x3 stride 2", "9x9", "dilation and stride 2", "crop"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_nan_reaches_only_its_own_outputs(library, name, channels_last):
+    run = Run(library, dataclasses.replace(CASES[name], channels_last=channels_last), 1)
+    try:
+        run.x[0, 1, 0, 0, 2] = run.x[-1, 0, 0, -1, -1] = float("nan")
+        run.dy[0, 1, 0, 0, 2] = run.dy[-1, 0, 0, -1, -1] = float("nan")
+        for which in PASSES[:2]:
+            expected = run.reference(which)[0][0].isnan()
+            for tile in run.tiles(which):
+                assert torch.equal(run.run(which, tile)[0].isnan(), expected)
+    finally:
+        run.close()
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_filter_too_large_for_shared_memory(library, channels_last):
     case = conv1d(25010, 25003, batch=1, channels=1, bias=True, channels_last=channels_last)
@@ -232,6 +247,7 @@ def test_pick(library, case, tile, dtype):
         run.close()
 
 
+@pytest.mark.slow
 def test_under_sanitizers():
     """The cases again, in a process of their own, on exact-size buffers under ASan and UBSan."""
     hc.build_path(
