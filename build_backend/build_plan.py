@@ -36,6 +36,15 @@ def require_torch(version: str, where: str) -> None:
         )
 
 
+def no_torch(python: str) -> str:
+    """The message for a build that has no torch and may not fetch one."""
+    return (
+        f"torch is needed to build, and {python} has none.\n"
+        f"Run: {python} -m pip install torch\n"
+        "and then the same command again, or use pip with build isolation, which fetches torch."
+    )
+
+
 def sources(root: str, cuda: bool) -> list[str]:
     """Every C++ file under csrc, and with `cuda` every .cu file, relative to `root`, sorted."""
     found = []
@@ -113,9 +122,7 @@ def cxx_flags(root: str, choice: Choice, system_dirs: Sequence[str], werror: boo
     return flags
 
 
-def nvcc_flags(
-    choice: Choice, system_dirs: Sequence[str], threads: int, werror: bool, verbose: bool
-) -> list[str]:
+def nvcc_flags(choice: Choice, threads: int, werror: bool, verbose: bool) -> list[str]:
     """Options for nvcc. The -gencode options are ours, so torch adds none of its own."""
     host = ["-fvisibility=hidden", "-Wall", "-Wextra"] + (["-Werror"] if werror else [])
     flags = [
@@ -134,8 +141,6 @@ def nvcc_flags(
         "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
         *gencode_flags(choice.archs),
     ]
-    for folder in system_dirs:
-        flags += ["-isystem", folder]
     if werror:
         flags.append("-Werror=all-warnings")
     if verbose:

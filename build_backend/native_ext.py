@@ -14,12 +14,27 @@ from typing import Any
 import build_plan
 from cuda_choice import Choice, choose
 from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.command.build_py import build_py as _build_py
 from stop import BuildStop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-class build_ext(_build_ext):  # noqa: N801 (setuptools' own spelling)
+class build_py(_build_py):
+    """Copies the Python files to a clean folder.
+
+    pip builds in the checkout, so modules that have since been renamed or removed would still be
+    in the build folder and end up in the wheel.
+    """
+
+    def run(self) -> None:
+        """Empties the folder first, then copies."""
+        if not self.editable_mode:
+            shutil.rmtree(os.path.join(self.build_lib, "fastconv"), ignore_errors=True)
+        super().run()
+
+
+class build_ext(_build_ext):
     """Runs torch's BuildExtension in place of the stub extension that setup.py declares.
 
     torch is imported by run() alone, so metadata and source distributions never need it.
@@ -89,7 +104,7 @@ def _extension(cpp_extension: ModuleType, choice: Choice, count: int) -> Any:
         verbose = os.environ.get("FASTCONV_PTXAS_VERBOSE") == "1"
         # The reports of two architectures at once would mix line by line.
         threads = 1 if verbose else build_plan.nvcc_threads(count, kernels, len(choice.archs))
-        flags["nvcc"] = build_plan.nvcc_flags(choice, system_dirs, threads, werror, verbose)
+        flags["nvcc"] = build_plan.nvcc_flags(choice, threads, werror, verbose)
     # No -fopenmp for the linker: it would add the compiler's libgomp, a second thread pool where
     # torch carries another. The GOMP_* symbols come from the one that libtorch_cpu.so needs.
     return make(
@@ -107,12 +122,7 @@ def _import_torch() -> ModuleType:
     except ModuleNotFoundError as problem:
         if problem.name != "torch":
             raise BuildStop(f"torch cannot be imported here: {problem}") from problem
-        raise BuildStop(
-            f"""\
-            torch is needed to build and {sys.executable} has none.
-            Run: pip install torch
-            and then the same command again; or let pip fetch it: pip install . (with isolation)"""
-        ) from None
+        raise BuildStop(build_plan.no_torch(sys.executable)) from None
     return torch
 
 

@@ -113,7 +113,9 @@ def mismatch(built: str, built_cuda: str | None, running: str, running_cuda: str
     # C++ symbols and layouts of torch are stable within a minor version only.
     if _numbers(built) != _numbers(running):
         return f"fastconv was built for torch {built}, but the torch in use is {running}."
-    if built_cuda is None or (running_cuda and _numbers(built_cuda)[0] == _numbers(running_cuda)[0]):
+    if built_cuda is None:
+        return ""
+    if running_cuda and _numbers(running_cuda)[0] == _numbers(built_cuda)[0]:
         return ""
     uses = f"uses CUDA {running_cuda}" if running_cuda else "has no CUDA"
     return (
