@@ -1,0 +1,10 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/rearrange/plan.h"
+
+#define FASTCONV_ISA baseline
+#include "common/isa_region.h"
+#include "ops/rearrange/vec16-inl.h"
+#include "ops/rearrange/cpu-inl.h"
+#include "common/isa_region_end.h"

@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/rearrange/plan.h"
+
+namespace fastconv::rearrange {
+namespace {
+
+// A longer axis is split, so that a single row still keeps all threads busy.
+constexpr int64_t kPieceBytes = 64 * 1024;
+
+bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
+
+// Axes of one kernel axis: the first is `copy.axis[members[0]]`, innermost.
+struct Group {
+  int members[kMaxAxes];
+  int count = 0;
+  int64_t size = 1;
+};
+
+// Starts at `first` and goes on with the axes that are dense after it in one tensor (`stride`),
+// while a table can hold them.
+Group dense_group(const Copy& copy, int first, int64_t Axis::*stride, int excluded) {
+  Group group;
+  group.members[group.count++] = first;
+  group.size = copy.axis[first].size;
+  for (int found = first; found >= 0;) {
+    found = -1;
+    for (int i = 0; i < copy.rank; ++i) {
+      const Axis& axis = copy.axis[i];
+      if (i == first || i == excluded || axis.*stride != group.size * copy.element) continue;
+      if (group.size * axis.size > kMaxTable) continue;
+      bool taken = false;
+      for (int m = 1; m < group.count; ++m) taken |= group.members[m] == i;
+      if (!taken) found = i;
+    }
+    if (found < 0) break;
+    group.members[group.count++] = found;
+    group.size *= copy.axis[found].size;
+  }
+  return group;
+}
+
+Group single(const Copy& copy, int axis) {
+  Group group;
+  group.members[group.count++] = axis;
+  group.size = copy.axis[axis].size;
+  return group;
+}
+
+// The axis as the other tensor (`stride`) sees it.
+void set_lines(const Copy& copy, const Group& group, int64_t Axis::*stride, Lines& lines) {
+  lines.size = group.size;
+  lines.stride = copy.axis[group.members[0]].*stride;
+  lines.tabled = group.count > 1;
+  if (!lines.tabled) return;
+  lines.table[0] = 0;
+  int64_t filled = 1;
+  for (int m = 0; m < group.count; ++m) {
+    const Axis& axis = copy.axis[group.members[m]];
+    for (int64_t i = filled; i < filled * axis.size; ++i) {
+      lines.table[i] = lines.table[i % filled] + i / filled * (axis.*stride);
+    }
+    filled *= axis.size;
+  }
+}
+
+void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& plan) {
+  bool inner[kMaxAxes] = {};
+  for (int m = 0; m < rows.count; ++m) inner[rows.members[m]] = true;
+  for (int m = 0; m < columns.count; ++m) inner[columns.members[m]] = true;
+  plan.outer = 0;
+  int64_t positions = 1;
+  for (int i = 0; i < copy.rank; ++i) {
+    if (inner[i]) continue;
+    plan.axis[plan.outer++] = copy.axis[i];
+    positions *= copy.axis[i].size;
+  }
+  const int64_t bytes = plan.run * rows.size * columns.size;
+  plan.split_rows = plan.kernel == Kernel::kDeinterleave ||
+                    (plan.kernel == Kernel::kScalar && rows.size > columns.size);
+  const int64_t length = plan.run * (plan.split_rows ? rows.size : columns.size);
+  plan.pieces = max_of(1, min_of(bytes / kPieceBytes, length / (4 * kVector)));
+  plan.tasks = positions * plan.pieces;
+  plan.task_bytes = bytes / plan.pieces;
+}
+
+}  // namespace
+
+Plan make_plan(Copy copy) {
+  Plan plan;
+  plan.in = static_cast<const char*>(copy.in);
+  plan.out = static_cast<char*>(copy.out);
+  coalesce(copy);
+  const int64_t run = take_run(copy);
+  if (run <= kVector && is_power_of_two(run)) {
+    copy.element = run;  // a short run is a wider element
+  }
+  plan.element = copy.element;
+  plan.run = run;
+  Group rows, columns;
+  if (run > copy.element || copy.rank == 0) {
+    plan.kernel = Kernel::kRuns;
+    set_tasks(copy, rows, columns, plan);
+    return plan;
+  }
+
+  const int64_t element = copy.element, lanes = kVector / element;
+  const int i = copy.rank - 1;
+  const int j = contiguous_input_axis(copy);
+  rows = single(copy, i);
+  plan.kernel = Kernel::kScalar;
+  if (j >= 0 && lanes > 1) {
+    const Group many_rows = dense_group(copy, i, &Axis::out, j);
+    const Group many_columns = dense_group(copy, j, &Axis::in, i);
+    columns = single(copy, j);
+    if (many_rows.size < lanes && columns.size >= lanes &&
+        copy.axis[j].out == many_rows.size * element) {
+      plan.kernel = Kernel::kInterleave;
+      rows = many_rows;
+    } else if (many_columns.size < lanes && rows.size >= lanes &&
+               copy.axis[i].in == many_columns.size * element) {
+      plan.kernel = Kernel::kDeinterleave;
+      columns = many_columns;
+    } else if (many_rows.size >= lanes && many_columns.size >= lanes) {
+      plan.kernel = Kernel::kTile;
+      if (rows.size < 4 * lanes) rows = many_rows;
+      bool shared = false;
+      for (int m = 1; m < many_columns.count; ++m) {
+        for (int r = 1; r < rows.count; ++r) shared |= many_columns.members[m] == rows.members[r];
+      }
+      if (columns.size < 4 * lanes && !shared) columns = many_columns;
+      if (columns.size < lanes) plan.kernel = Kernel::kScalar;
+    }
+  }
+  if (plan.kernel == Kernel::kScalar) {
+    rows = single(copy, i);
+    int nearest = j;
+    for (int a = i - 1; a >= 0 && j < 0; --a) {
+      if (nearest < 0 || copy.axis[a].in < copy.axis[nearest].in) nearest = a;
+    }
+    columns = nearest < 0 ? Group{} : single(copy, nearest);
+  }
+  set_lines(copy, rows, &Axis::in, plan.rows);
+  if (columns.count > 0) {
+    set_lines(copy, columns, &Axis::out, plan.columns);
+    plan.column_in = copy.axis[columns.members[0]].in;
+  } else {
+    plan.columns.size = 1;
+    plan.columns.stride = plan.column_in = 0;
+    plan.columns.tabled = false;
+  }
+  set_tasks(copy, rows, columns, plan);
+  return plan;
+}
+
+}  // namespace fastconv::rearrange
