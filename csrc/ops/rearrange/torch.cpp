@@ -87,7 +87,7 @@ Tensor block_meta(const Tensor& input, SymIntArrayRef block, std::string_view or
   return at::empty_symint(sizes, input.options().memory_format(block_format(input, block.size())));
 }
 
-Tensor channel_shuffle_meta(const Tensor& input, const SymInt& groups, int64_t /*tile*/) {
+Tensor channel_shuffle_meta(const Tensor& input, SymInt groups, int64_t /*tile*/) {
   check_shuffle(input.sym_sizes(), groups);
   return at::empty_symint(input.sym_sizes(),
                           input.options().memory_format(input.suggest_memory_format()));
@@ -103,7 +103,7 @@ Tensor block_decomposed(const Tensor& input, SymIntArrayRef block, std::string_v
   return native_block<kToDepth>(input, block, order, sizes);
 }
 
-Tensor channel_shuffle_decomposed(const Tensor& input, const SymInt& groups, int64_t /*tile*/) {
+Tensor channel_shuffle_decomposed(const Tensor& input, SymInt groups, int64_t /*tile*/) {
   check_shuffle(input.sym_sizes(), groups);
   return native_shuffle(input, groups);
 }
@@ -181,7 +181,7 @@ Tensor block_autograd(const Tensor& input, SymIntArrayRef block, std::string_vie
   return call_block<kToDepth>(input, block, order, tile);
 }
 
-Tensor channel_shuffle_autograd(const Tensor& input, const SymInt& groups, int64_t tile) {
+Tensor channel_shuffle_autograd(const Tensor& input, SymInt groups, int64_t tile) {
   if (needs_decomposition(input)) return channel_shuffle_decomposed(input, groups, tile);
   if (records_gradient(input)) {
     check_shuffle(input.sym_sizes(), groups);  // before dividing by the groups
