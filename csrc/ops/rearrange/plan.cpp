@@ -20,7 +20,7 @@ struct Group {
 
 // Starts at `first` and goes on with the axes that are dense after it in one tensor (`stride`),
 // while a table can hold them.
-Group dense_group(const Copy& copy, int first, int64_t Axis::*stride, int excluded) {
+Group dense_group(const Copy& copy, int first, Stride stride, int excluded) {
   Group group;
   group.members[group.count++] = first;
   group.size = copy.axis[first].size;
@@ -49,7 +49,7 @@ Group single(const Copy& copy, int axis) {
 }
 
 // The axis as the other tensor (`stride`) sees it.
-void set_lines(const Copy& copy, const Group& group, int64_t Axis::*stride, Lines& lines) {
+void set_lines(const Copy& copy, const Group& group, Stride stride, Lines& lines) {
   lines.size = group.size;
   lines.stride = copy.axis[group.members[0]].*stride;
   lines.tabled = group.count > 1;

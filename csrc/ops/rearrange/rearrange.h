@@ -22,6 +22,7 @@ constexpr int kMaxAxes = 12;
 struct Axis {
   int64_t size, in, out;
 };
+using Stride = int64_t Axis::*;
 
 struct Copy {
   const void* in;
