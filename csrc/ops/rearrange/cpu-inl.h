@@ -43,25 +43,6 @@ FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n
   for (int64_t i = 0; i < n; ++i) store16(out + i * kVector, load16(in + i * kVector));
 }
 
-// Packs of `line` useful bytes out of every `group` bytes, moved to the front; `spread` undoes it.
-template <int kGroup>
-FASTCONV_REARRANGE_INLINE Vec16 gather_mask(int64_t line) {
-  char mask[16];
-  for (int i = 0; i < 16; ++i) {
-    const int64_t source = i / line * kGroup + i % line;
-    mask[i] = static_cast<char>(source < 16 ? source : -128);
-  }
-  return load16(mask);
-}
-template <int kGroup>
-FASTCONV_REARRANGE_INLINE Vec16 spread_mask(int64_t line) {
-  char mask[16];
-  for (int i = 0; i < 16; ++i) {
-    mask[i] = static_cast<char>(i % kGroup < line ? i / kGroup * line + i % kGroup : -128);
-  }
-  return load16(mask);
-}
-
 // Rows of the input become one output row: out[j * I + i] = row_i[j].  I == P where kFull, else
 // P / 2 < I < P: the last rows are read again, and each vector is stored over the useless end of
 // the one before.
@@ -74,7 +55,7 @@ struct Interleave {
     const int64_t useful = kGroups * line;
     const char* row[P];
     for (int64_t i = 0; i < P; ++i) row[i] = in + p.rows.offset(min_of(i, p.rows.size - 1));
-    const Vec16 mask = kFull || kGroups == 1 ? Vec16{} : gather_mask<P * E>(line);
+    const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
     for (int64_t j = begin; j < end; j += kLanes) {
       j = min_of(j, end - kLanes);
       Vec16 v[P];
@@ -114,7 +95,7 @@ struct Deinterleave {
     const int64_t line = columns * E, useful = kGroups * line;
     char* row[P];
     for (int64_t j = 0; j < columns; ++j) row[j] = out + p.columns.offset(j);
-    const Vec16 mask = kFull || kGroups == 1 ? Vec16{} : spread_mask<P * E>(line);
+    const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
     for (int64_t i = begin; i < end; i += kLanes) {
       i = min_of(i, end - kLanes);
       const char* from = in + i * line;
@@ -147,22 +128,26 @@ struct Tile {
     constexpr int kLanes = kVector / E;
     constexpr int64_t kBlock = 4 * kLanes;
     const int64_t rows = p.rows.size;
+    const char* from[kBlock];
+    char* to[kBlock];
     for (int64_t jb = begin; jb < end; jb += kBlock) {
-      const int64_t j_end = min_of(jb + kBlock, end);
+      const int64_t j_end = min_of(jb + kBlock, end), j_begin = min_of(jb, end - kLanes);
+      for (int64_t j = j_begin; j < j_end; ++j) to[j - j_begin] = out + p.columns.offset(j);
       for (int64_t ib = 0; ib < rows; ib += kBlock) {
-        const int64_t i_end = min_of(ib + kBlock, rows);
-        for (int64_t j = jb; j < j_end; j += kLanes) {
-          const int64_t j0 = min_of(j, end - kLanes);
-          char* to[kLanes];
-          for (int k = 0; k < kLanes; ++k) to[k] = out + p.columns.offset(j0 + k);
-          for (int64_t i = ib; i < i_end; i += kLanes) {
-            const int64_t i0 = min_of(i, rows - kLanes);
+        const int64_t i_end = min_of(ib + kBlock, rows), i_begin = min_of(ib, rows - kLanes);
+        if (jb == begin || rows > kBlock) {
+          for (int64_t i = i_begin; i < i_end; ++i) from[i - i_begin] = in + p.rows.offset(i);
+        }
+        for (int64_t j = j_begin; j < j_end; j += kLanes) {
+          j = min_of(j, j_end - kLanes);
+          for (int64_t i = i_begin; i < i_end; i += kLanes) {
+            i = min_of(i, i_end - kLanes);
             Vec16 v[kLanes];
 #pragma GCC unroll 16
-            for (int k = 0; k < kLanes; ++k) v[k] = load16(in + p.rows.offset(i0 + k) + j0 * E);
+            for (int k = 0; k < kLanes; ++k) v[k] = load16(from[i - i_begin + k] + j * E);
             interleave<E>(v);
 #pragma GCC unroll 16
-            for (int k = 0; k < kLanes; ++k) store16(to[k] + i0 * E, v[k]);
+            for (int k = 0; k < kLanes; ++k) store16(to[j - j_begin + k] + i * E, v[k]);
           }
         }
       }

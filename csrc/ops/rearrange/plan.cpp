@@ -85,6 +85,18 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
   plan.task_bytes = bytes / plan.pieces;
 }
 
+void set_mask(int64_t few, Plan& plan) {
+  const int64_t line = few * plan.element;
+  int64_t group = plan.element;
+  while (group < line) group *= 2;
+  for (int64_t i = 0; i < kVector; ++i) {
+    const int64_t packed = i / line * group + i % line;
+    const int64_t spread = i % group < line ? i / group * line + i % group : kVector;
+    const int64_t source = plan.kernel == Kernel::kInterleave ? packed : spread;
+    plan.mask[i] = static_cast<uint8_t>(source < kVector ? source : 0x80);
+  }
+}
+
 }  // namespace
 
 Plan make_plan(Copy copy) {
@@ -118,10 +130,12 @@ Plan make_plan(Copy copy) {
         copy.axis[j].out == many_rows.size * element) {
       plan.kernel = Kernel::kInterleave;
       rows = many_rows;
+      set_mask(rows.size, plan);
     } else if (many_columns.size < lanes && rows.size >= lanes &&
                copy.axis[i].in == many_columns.size * element) {
       plan.kernel = Kernel::kDeinterleave;
       columns = many_columns;
+      set_mask(columns.size, plan);
     } else if (many_rows.size >= lanes && many_columns.size >= lanes) {
       plan.kernel = Kernel::kTile;
       if (rows.size < 4 * lanes) rows = many_rows;

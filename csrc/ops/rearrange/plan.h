@@ -40,6 +40,9 @@ struct Plan {
   int64_t element, run;
   int64_t column_in;
   Lines rows, columns;
+  // Where few rows are not a power of two: how a vector of whole groups of that many elements, each
+  // with an unused end, is packed (kInterleave) or how that is undone (kDeinterleave).
+  uint8_t mask[kVector];
   bool split_rows;
   int64_t pieces;  // of the long axis: the rows where split_rows, else the columns or the run
   int64_t tasks;   // outer positions * pieces
