@@ -3,6 +3,7 @@
 
 // The CPU kernels of plan.h, re-included per ISA level.  Each handles one outer position: `in` and
 // `out` are its first elements, [begin, end) the part of the long axis that belongs to the task.
+// `more`: the task goes on with what follows in the output, so that may be written over.
 #pragma once
 
 namespace fastconv::rearrange::FASTCONV_ISA {
@@ -48,7 +49,8 @@ FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n
 // the one before.
 template <int E, int P, bool kFull>
 struct Interleave {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
+                  bool more) {
     constexpr int64_t kLanes = kVector / E;
     constexpr int64_t kGroups = kLanes / P;  // per vector
     const int64_t line = kFull ? P * E : p.rows.size * E;
@@ -71,7 +73,7 @@ struct Interleave {
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) v[i] = pick_bytes(v[i], mask);
         }
-        if ((end - j - kLanes) * line >= kVector - useful) {
+        if (more || (end - j - kLanes) * line >= kVector - useful) {
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) store16(to + i * useful, v[i]);
         } else {  // what follows is not ours
@@ -88,7 +90,7 @@ struct Interleave {
 // One row of the input becomes the rows of the output: out_j[i] = in[i * J + j].
 template <int E, int P, bool kFull>
 struct Deinterleave {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
     constexpr int64_t kLanes = kVector / E;
     constexpr int64_t kGroups = kLanes / P;
     const int64_t columns = kFull ? P : p.columns.size;
@@ -100,7 +102,7 @@ struct Deinterleave {
       i = min_of(i, end - kLanes);
       const char* from = in + i * line;
       char last[P * kVector];
-      if (!kFull && (end - i - kLanes) * line < kVector - useful) {  // what follows may not exist
+      if (!kFull && from + (P - 1) * useful + kVector > p.in_end) {
         copy_vectors(last, from, columns);  // kLanes lines
         from = last;
       }
@@ -124,7 +126,7 @@ struct Deinterleave {
 // neighbours; in blocks of 64 by 64 bytes, so that every cache line is finished while it is near.
 template <int E>
 struct Tile {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
     constexpr int kLanes = kVector / E;
     constexpr int64_t kBlock = 4 * kLanes;
     const int64_t rows = p.rows.size;
@@ -157,7 +159,7 @@ struct Tile {
 
 template <int E>
 struct Scalar {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
     constexpr int64_t kBlock = 16;
     const int64_t rows = p.rows.size, row_in = p.rows.stride, column_in = p.column_in;
     const int64_t i_first = p.split_rows ? begin : 0, i_last = p.split_rows ? end : rows;
@@ -177,7 +179,7 @@ struct Scalar {
 };
 
 struct Runs {
-  static void run(const Plan&, const char* in, char* out, int64_t begin, int64_t end) {
+  static void run(const Plan&, const char* in, char* out, int64_t begin, int64_t end, bool) {
     copy_run(out + begin, in + begin, end - begin);
   }
 };
@@ -204,7 +206,8 @@ void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t task
       for (; piece < p.pieces && task < tasks_end; ++piece, ++task) {
         const bool whole = p.pieces == 1;
         const int64_t begin = whole ? 0 : length * piece / p.pieces;
-        Kernel::run(p, in, out, begin, whole ? length : length * (piece + 1) / p.pieces);
+        Kernel::run(p, in, out, begin, whole ? length : length * (piece + 1) / p.pieces,
+                    p.consecutive && task + 1 < tasks_end);
       }
       piece = 0;
     }

@@ -2,44 +2,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "ops/rearrange/plan.h"
+#include "ops/rearrange/plan_groups.h"
 
 namespace fastconv::rearrange {
 namespace {
 
 // A longer axis is split, so that a single row still keeps all threads busy.
 constexpr int64_t kPieceBytes = 64 * 1024;
-
-bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
-
-// Axes of one kernel axis: the first is `copy.axis[members[0]]`, innermost.
-struct Group {
-  int members[kMaxAxes];
-  int count = 0;
-  int64_t size = 1;
-};
-
-// Starts at `first` and goes on with the axes that are dense after it in one tensor (`stride`),
-// while a table can hold them.
-Group dense_group(const Copy& copy, int first, Stride stride, int excluded) {
-  Group group;
-  group.members[group.count++] = first;
-  group.size = copy.axis[first].size;
-  for (int found = first; found >= 0;) {
-    found = -1;
-    for (int i = 0; i < copy.rank; ++i) {
-      const Axis& axis = copy.axis[i];
-      if (i == first || i == excluded || axis.*stride != group.size * copy.element) continue;
-      if (group.size * axis.size > kMaxTable) continue;
-      bool taken = false;
-      for (int m = 1; m < group.count; ++m) taken |= group.members[m] == i;
-      if (!taken) found = i;
-    }
-    if (found < 0) break;
-    group.members[group.count++] = found;
-    group.size *= copy.axis[found].size;
-  }
-  return group;
-}
 
 Group single(const Copy& copy, int axis) {
   Group group;
@@ -69,14 +38,27 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
   bool inner[kMaxAxes] = {};
   for (int m = 0; m < rows.count; ++m) inner[rows.members[m]] = true;
   for (int m = 0; m < columns.count; ++m) inner[columns.members[m]] = true;
+  // One input row into several output rows: the input goes by once, in order.
+  plan.input_order = plan.kernel == Kernel::kDeinterleave ||
+                     (plan.kernel == Kernel::kTile && columns.size < rows.size);
   plan.outer = 0;
   int64_t positions = 1;
   for (int i = 0; i < copy.rank; ++i) {
     if (inner[i]) continue;
-    plan.axis[plan.outer++] = copy.axis[i];
+    int at = plan.outer++;
+    if (plan.input_order) {
+      for (; at > 0 && plan.axis[at - 1].in < copy.axis[i].in; --at) plan.axis[at] = plan.axis[at - 1];
+    }
+    plan.axis[at] = copy.axis[i];
     positions *= copy.axis[i].size;
   }
   const int64_t bytes = plan.run * rows.size * columns.size;
+  plan.consecutive = true;
+  int64_t next = bytes;
+  for (int i = plan.outer - 1; i >= 0; --i) {
+    plan.consecutive = plan.consecutive && plan.axis[i].out == next;
+    next *= plan.axis[i].size;
+  }
   plan.split_rows = plan.kernel == Kernel::kDeinterleave ||
                     (plan.kernel == Kernel::kScalar && rows.size > columns.size);
   const int64_t length = plan.run * (plan.split_rows ? rows.size : columns.size);
@@ -104,10 +86,9 @@ Plan make_plan(Copy copy) {
   plan.in = static_cast<const char*>(copy.in);
   plan.out = static_cast<char*>(copy.out);
   coalesce(copy);
-  const int64_t run = take_run(copy);
-  if (run <= kVector && is_power_of_two(run)) {
-    copy.element = run;  // a short run is a wider element
-  }
+  plan.in_end = plan.in + copy.element;
+  for (int i = 0; i < copy.rank; ++i) plan.in_end += (copy.axis[i].size - 1) * copy.axis[i].in;
+  const int64_t run = widen_element(copy);
   plan.element = copy.element;
   plan.run = run;
   Group rows, columns;

@@ -48,12 +48,40 @@ struct Plan {
   int64_t tasks;   // outer positions * pieces
   int64_t task_bytes;
   const char* in;
+  const char* in_end;  // of all that the input's axes span: kernels may read ahead up to here
   char* out;
+  bool input_order;  // the outer axes are in the order of the input, else of the output
+  bool consecutive;  // each position starts in the output where the one before ended
   int outer;
   Axis axis[kMaxAxes];  // outermost first
+
+  void rebase(const char* new_in, char* new_out) {
+    in_end += new_in - in;
+    in = new_in;
+    out = new_out;
+  }
 };
 
 Plan make_plan(Copy copy);
+
+// Where no kernel transposes the two contiguous axes directly, because both are short, two do by
+// way of a scratch buffer: its rows are what is contiguous in one tensor, and as long as a chunk.
+struct TwoPass {
+  Plan first[2], second[2];  // of a whole chunk, of the last one
+  int64_t scratch_bytes;
+  Axis split;  // its pieces of `step` are chunks
+  int64_t step, steps;
+  int outer;
+  Axis axis[kMaxAxes];
+  int64_t tasks, task_bytes;
+  const char* in;
+  char* out;
+};
+
+// False where that would not help either.
+bool make_two_pass(Copy copy, TwoPass& plan);
+void run_two_pass(const TwoPass& plan, void (*run)(const Plan&, int64_t, int64_t), char* scratch,
+                  int64_t begin, int64_t end);
 
 FASTCONV_DECLARE_ISA(void, run, const Plan& plan, int64_t begin, int64_t end)
 

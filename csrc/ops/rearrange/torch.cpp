@@ -29,6 +29,16 @@ void run_cpu(const Copy& copy) {
   static constexpr auto kRun = FASTCONV_ISA_TABLE(run);
   const Plan plan = make_plan(copy);
   const auto run_tasks = kRun.get();
+  constexpr int64_t kWorthTwoPasses = 4096;  // bytes
+  TwoPass passes;
+  if (plan.kernel == Kernel::kScalar && plan.tasks * plan.task_bytes >= kWorthTwoPasses &&
+      make_two_pass(copy, passes)) {
+    parallel_tasks(passes.tasks, passes.task_bytes / 4, [&](int64_t begin, int64_t end) {
+      auto* scratch = static_cast<char*>(thread_scratch(passes.scratch_bytes));
+      run_two_pass(passes, run_tasks, scratch, begin, end);
+    });
+    return;
+  }
   parallel_tasks(plan.tasks, plan.task_bytes / 8,
                  [&](int64_t begin, int64_t end) { run_tasks(plan, begin, end); });
 }
