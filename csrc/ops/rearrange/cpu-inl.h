@@ -3,8 +3,10 @@
 
 // The CPU kernels of plan.h, re-included per ISA level.  Each handles one outer position: `in` and
 // `out` are its first elements, [begin, end) the part of the long axis that belongs to the task.
-// `more`: the task goes on with what follows in the output, so that may be written over.
+// `left`: the positions of the task that follow in the output, so that may be written over.
 #pragma once
+
+#include "ops/rearrange/vec16-inl.h"
 
 namespace fastconv::rearrange::FASTCONV_ISA {
 
@@ -50,7 +52,7 @@ FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n
 template <int E, int P, bool kFull>
 struct Interleave {
   static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
-                  bool more) {
+                  int64_t left) {
     constexpr int64_t kLanes = kVector / E;
     constexpr int64_t kGroups = kLanes / P;  // per vector
     const int64_t line = kFull ? P * E : p.rows.size * E;
@@ -73,7 +75,7 @@ struct Interleave {
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) v[i] = pick_bytes(v[i], mask);
         }
-        if (more || (end - j - kLanes) * line >= kVector - useful) {
+        if (left > 0 || (end - j - kLanes) * line >= kVector - useful) {
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) store16(to + i * useful, v[i]);
         } else {  // what follows is not ours
@@ -90,7 +92,7 @@ struct Interleave {
 // One row of the input becomes the rows of the output: out_j[i] = in[i * J + j].
 template <int E, int P, bool kFull>
 struct Deinterleave {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
     constexpr int64_t kLanes = kVector / E;
     constexpr int64_t kGroups = kLanes / P;
     const int64_t columns = kFull ? P : p.columns.size;
@@ -126,30 +128,38 @@ struct Deinterleave {
 // neighbours; in blocks of 64 by 64 bytes, so that every cache line is finished while it is near.
 template <int E>
 struct Tile {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
     constexpr int kLanes = kVector / E;
     constexpr int64_t kBlock = 4 * kLanes;
     const int64_t rows = p.rows.size;
-    const char* from[kBlock];
-    char* to[kBlock];
+    int64_t row_offsets[kBlock], column_offsets[kBlock];
+    const int64_t *from = row_offsets, *to = column_offsets;
     for (int64_t jb = begin; jb < end; jb += kBlock) {
       const int64_t j_end = min_of(jb + kBlock, end), j_begin = min_of(jb, end - kLanes);
-      for (int64_t j = j_begin; j < j_end; ++j) to[j - j_begin] = out + p.columns.offset(j);
+      if (p.columns.tabled) {
+        to = p.columns.table + j_begin;
+      } else {
+        for (int64_t j = j_begin; j < j_end; ++j) column_offsets[j - j_begin] = p.columns.offset(j);
+      }
       for (int64_t ib = 0; ib < rows; ib += kBlock) {
         const int64_t i_end = min_of(ib + kBlock, rows), i_begin = min_of(ib, rows - kLanes);
-        if (jb == begin || rows > kBlock) {
-          for (int64_t i = i_begin; i < i_end; ++i) from[i - i_begin] = in + p.rows.offset(i);
+        if (p.rows.tabled) {
+          from = p.rows.table + i_begin;
+        } else {
+          for (int64_t i = i_begin; i < i_end; ++i) row_offsets[i - i_begin] = p.rows.offset(i);
         }
         for (int64_t j = j_begin; j < j_end; j += kLanes) {
           j = min_of(j, j_end - kLanes);
           for (int64_t i = i_begin; i < i_end; i += kLanes) {
             i = min_of(i, i_end - kLanes);
+            const char* near = in + j * E;
+            char* far = out + i * E;
             Vec16 v[kLanes];
 #pragma GCC unroll 16
-            for (int k = 0; k < kLanes; ++k) v[k] = load16(from[i - i_begin + k] + j * E);
+            for (int k = 0; k < kLanes; ++k) v[k] = load16(near + from[i - i_begin + k]);
             interleave<E>(v);
 #pragma GCC unroll 16
-            for (int k = 0; k < kLanes; ++k) store16(to[j - j_begin + k] + i * E, v[k]);
+            for (int k = 0; k < kLanes; ++k) store16(far + to[j - j_begin + k], v[k]);
           }
         }
       }
@@ -159,7 +169,7 @@ struct Tile {
 
 template <int E>
 struct Scalar {
-  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, bool) {
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
     constexpr int64_t kBlock = 16;
     const int64_t rows = p.rows.size, row_in = p.rows.stride, column_in = p.column_in;
     const int64_t i_first = p.split_rows ? begin : 0, i_last = p.split_rows ? end : rows;
@@ -179,8 +189,14 @@ struct Scalar {
 };
 
 struct Runs {
-  static void run(const Plan&, const char* in, char* out, int64_t begin, int64_t end, bool) {
-    copy_run(out + begin, in + begin, end - begin);
+  static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
+                  int64_t left) {
+    const int64_t n = end - begin;
+    if (n < kVector && left * n >= kVector - n && in + kVector <= p.in_end) {
+      store16(out, load16(in));
+    } else {
+      copy_run(out + begin, in + begin, n);
+    }
   }
 };
 
@@ -207,7 +223,7 @@ void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t task
         const bool whole = p.pieces == 1;
         const int64_t begin = whole ? 0 : length * piece / p.pieces;
         Kernel::run(p, in, out, begin, whole ? length : length * (piece + 1) / p.pieces,
-                    p.consecutive && task + 1 < tasks_end);
+                    p.consecutive ? tasks_end - task - 1 : 0);
       }
       piece = 0;
     }

@@ -5,8 +5,9 @@
 
 #if defined(__x86_64__)
 #define FASTCONV_ISA avx2
+// clang-format off: the order matters
 #include "common/isa_region.h"
-#include "ops/rearrange/vec16-inl.h"
 #include "ops/rearrange/cpu-inl.h"
 #include "common/isa_region_end.h"
+// clang-format on
 #endif

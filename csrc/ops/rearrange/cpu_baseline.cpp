@@ -4,7 +4,8 @@
 #include "ops/rearrange/plan.h"
 
 #define FASTCONV_ISA baseline
+// clang-format off: the order matters
 #include "common/isa_region.h"
-#include "ops/rearrange/vec16-inl.h"
 #include "ops/rearrange/cpu-inl.h"
 #include "common/isa_region_end.h"
+// clang-format on

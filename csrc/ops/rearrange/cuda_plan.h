@@ -61,10 +61,10 @@ struct PackParams {
 };
 
 struct PackPlan {
-  Copy copy;       // the axes that positions run over; the pack is taken off
-  int64_t bytes;   // of a pack
-  int element;     // kRegisters
-  int pieces;      // kRegisters: 2 or 4; 0 for kRuns
+  Copy copy;        // the axes that positions run over; the pack is taken off
+  int64_t bytes;    // of a pack
+  int element;      // kRegisters
+  int pieces;       // kRegisters: 2 or 4; 0 for kRuns
   bool interleave;  // the pieces are apart in the input
   int64_t offset[kMaxPieces];
 };
@@ -189,7 +189,7 @@ struct BoxParams {
   char* out;
   int rank;  // axes innermost of the output first
   Index boxes;
-  uint32_t box;  // elements of a whole box
+  uint32_t box;                    // elements of a whole box
   Divisor<Index> along[kMaxAxes];  // boxes
   Index size[kMaxAxes], in_stride[kMaxAxes], out_stride[kMaxAxes];
   uint32_t extent[kMaxAxes];

@@ -18,7 +18,8 @@ template <int kBytes, class Index>
 cudaError_t launch_runs(const PackPlan& plan, cudaStream_t stream) {
   const PackParams<Index> p = pack_params<Index>(plan);
   return FASTCONV_LAUNCH((copy_runs<kBytes, kPerThread, Index>),
-                         grid_for(static_cast<int64_t>(p.count), kThreads * kPerThread), dim3(kThreads), 0, stream, p);
+                         grid_for(static_cast<int64_t>(p.count), kThreads * kPerThread),
+                         dim3(kThreads), 0, stream, p);
 }
 
 template <class Index>
@@ -44,12 +45,15 @@ cudaError_t launch_registers(const PackPlan& plan, cudaStream_t stream) {
       return launch_registers<kElement, kPieces, 2 * kLanes, Index>(plan, stream);
     }
     const PackParams<Index> p = pack_params<Index>(plan);
-    const dim3 grid = grid_for(static_cast<int64_t>(p.count), kThreads * kPerThread), block(kThreads);
+    const dim3 grid = grid_for(static_cast<int64_t>(p.count), kThreads * kPerThread),
+               block(kThreads);
     return plan.interleave
-               ? FASTCONV_LAUNCH((copy_registers<kElement, kPieces, kLanes, true, kPerThread, Index>), grid,
-                                 block, 0, stream, p)
-               : FASTCONV_LAUNCH((copy_registers<kElement, kPieces, kLanes, false, kPerThread, Index>),
-                                 grid, block, 0, stream, p);
+               ? FASTCONV_LAUNCH(
+                     (copy_registers<kElement, kPieces, kLanes, true, kPerThread, Index>), grid,
+                     block, 0, stream, p)
+               : FASTCONV_LAUNCH(
+                     (copy_registers<kElement, kPieces, kLanes, false, kPerThread, Index>), grid,
+                     block, 0, stream, p);
   } else {
     return cudaErrorInvalidValue;
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "ops/rearrange/plan.h"
+
 #include "ops/rearrange/plan_groups.h"
 
 namespace fastconv::rearrange {
@@ -21,7 +22,7 @@ Group single(const Copy& copy, int axis) {
 void set_lines(const Copy& copy, const Group& group, Stride stride, Lines& lines) {
   lines.size = group.size;
   lines.stride = copy.axis[group.members[0]].*stride;
-  lines.tabled = group.count > 1;
+  lines.tabled = group.size <= kMaxTable;
   if (!lines.tabled) return;
   lines.table[0] = 0;
   int64_t filled = 1;
@@ -47,7 +48,8 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
     if (inner[i]) continue;
     int at = plan.outer++;
     if (plan.input_order) {
-      for (; at > 0 && plan.axis[at - 1].in < copy.axis[i].in; --at) plan.axis[at] = plan.axis[at - 1];
+      for (; at > 0 && plan.axis[at - 1].in < copy.axis[i].in; --at)
+        plan.axis[at] = plan.axis[at - 1];
     }
     plan.axis[at] = copy.axis[i];
     positions *= copy.axis[i].size;
@@ -92,7 +94,8 @@ Plan make_plan(Copy copy) {
   plan.element = copy.element;
   plan.run = run;
   Group rows, columns;
-  if (run > copy.element || copy.rank == 0) {
+  // The output of a second pass may have nothing contiguous but the element.
+  if (run > copy.element || copy.rank == 0 || copy.axis[copy.rank - 1].out != copy.element) {
     plan.kernel = Kernel::kRuns;
     set_tasks(copy, rows, columns, plan);
     return plan;

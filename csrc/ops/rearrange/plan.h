@@ -22,7 +22,8 @@ enum class Kernel : uint8_t {
 };
 
 // One of the two axes that a kernel handles.  Several axes that are dense in one tensor form one
-// such axis; the other tensor then needs a table of offsets instead of a stride.
+// such axis; the other tensor then needs a table of offsets instead of a stride.  Whatever is short
+// has one.
 constexpr int64_t kMaxTable = 64;
 struct Lines {
   int64_t size, stride;

@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-#include "ops/rearrange/rearrange_cuda.h"
-
 #include "ops/rearrange/launch.cuh"
+#include "ops/rearrange/rearrange_cuda.h"
 
 namespace fastconv::rearrange {
 

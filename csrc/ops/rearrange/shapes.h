@@ -27,8 +27,10 @@ Order parse_order(std::string_view order) {
   if (order == "dcr") return Order::kDcr;
   if (order == "crd") return Order::kCrd;
   if (order == "focus") return Order::kFocus;
-  TORCH_CHECK_VALUE(false, kName<kToDepth>, ": expected order to be 'crd', 'dcr' or 'focus', but "
-                    "got '", order, "'");
+  TORCH_CHECK_VALUE(false, kName<kToDepth>,
+                    ": expected order to be 'crd', 'dcr' or 'focus', but "
+                    "got '",
+                    order, "'");
 }
 
 // ---- the same checks for plain and symbolic sizes ----
@@ -62,7 +64,8 @@ c10::SmallVector<Int, 6> block_sizes(c10::ArrayRef<Int> input, c10::ArrayRef<Int
   const size_t spatial = block.size();
   TORCH_CHECK(spatial >= 1 && spatial <= kSpatial, name,
               ": expected block_size to have 1 to 3 entries, one per spatial dimension, but got "
-              "block_size=", block);
+              "block_size=",
+              block);
   TORCH_CHECK(input.size() > spatial, name, ": expected input to have at least ", spatial + 1,
               " dimensions (channels and ", spatial, " spatial) for block_size=", block,
               ", but got input of size ", input);
@@ -75,9 +78,9 @@ c10::SmallVector<Int, 6> block_sizes(c10::ArrayRef<Int> input, c10::ArrayRef<Int
     volume = checked_product(name, volume, block[d]);
     Int& size = sizes[channel + 1 + d];
     if constexpr (kToDepth) {
-      TORCH_CHECK(holds(divides(block[d], size)), name, ": expected input.size(",
-                  channel + 1 + d, ") to be divisible by its block size ", block[d],
-                  ", but got input of size ", input);
+      TORCH_CHECK(holds(divides(block[d], size)), name, ": expected input.size(", channel + 1 + d,
+                  ") to be divisible by its block size ", block[d], ", but got input of size ",
+                  input);
       size = size / block[d];
     } else {
       size = checked_product(name, size, block[d]);
@@ -86,8 +89,10 @@ c10::SmallVector<Int, 6> block_sizes(c10::ArrayRef<Int> input, c10::ArrayRef<Int
   if constexpr (kToDepth) {
     sizes[channel] = checked_product(name, sizes[channel], volume);
   } else {
-    TORCH_CHECK(holds(divides(volume, sizes[channel])), name, ": expected the number of channels, "
-                "input.size(", channel, "), to be divisible by the product of block_size=", block,
+    TORCH_CHECK(holds(divides(volume, sizes[channel])), name,
+                ": expected the number of channels, "
+                "input.size(",
+                channel, "), to be divisible by the product of block_size=", block,
                 ", but got input of size ", input);
     sizes[channel] = sizes[channel] / volume;
   }
@@ -96,12 +101,16 @@ c10::SmallVector<Int, 6> block_sizes(c10::ArrayRef<Int> input, c10::ArrayRef<Int
 
 template <class Int>
 void check_shuffle(c10::ArrayRef<Int> input, const Int& groups) {
-  TORCH_CHECK(input.size() > 2, "channel_shuffle: expected input to have more than 2 dimensions, "
-              "but got input of size ", input);
+  TORCH_CHECK(input.size() > 2,
+              "channel_shuffle: expected input to have more than 2 dimensions, "
+              "but got input of size ",
+              input);
   TORCH_CHECK(holds(positive(groups)), "channel_shuffle: expected groups to be positive, but got ",
               groups);
-  TORCH_CHECK(holds(divides(groups, input[1])), "channel_shuffle: expected the number of channels "
-              "to be divisible by groups, but got ", input[1], " channels and ", groups, " groups");
+  TORCH_CHECK(holds(divides(groups, input[1])),
+              "channel_shuffle: expected the number of channels "
+              "to be divisible by groups, but got ",
+              input[1], " channels and ", groups, " groups");
 }
 
 // Only (N, C, H, W) and (N, C, D, H, W) have a channels_last format to keep.
@@ -142,11 +151,12 @@ bool describe_block(const at::Tensor& in, const at::Tensor& out, at::IntArrayRef
   const int64_t channels = wide.size(channel), deep_channel = deep.stride(channel);
   copy.rank = 0;
   bool room = true;
-  for (int d = 0; d < channel; ++d) room = room && add(wide.size(d), wide.stride(d), deep.stride(d));
+  for (int d = 0; d < channel; ++d)
+    room = room && add(wide.size(d), wide.stride(d), deep.stride(d));
   int64_t volume = 1;
   for (const int64_t b : block) volume *= b;
-  room = room && add(channels, wide.stride(channel),
-                     deep_channel * (order == Order::kCrd ? volume : 1));
+  room = room &&
+         add(channels, wide.stride(channel), deep_channel * (order == Order::kCrd ? volume : 1));
   int64_t offset = deep_channel * (order == Order::kCrd ? 1 : channels);
   for (int i = 0; i < spatial; ++i) {
     const int d = order == Order::kFocus ? i : spatial - 1 - i;
@@ -178,8 +188,7 @@ at::Tensor native_block(const at::Tensor& input, c10::SymIntArrayRef block, Orde
                         c10::SymIntArrayRef sizes) {
   const int64_t spatial = static_cast<int64_t>(block.size());
   const int64_t channel = input.dim() - spatial - 1;
-  const bool channels_last =
-      block_format(input, block.size()) != at::MemoryFormat::Contiguous;
+  const bool channels_last = block_format(input, block.size()) != at::MemoryFormat::Contiguous;
   // Dimensions of the split view: batch, then for d: space[d], offset[d], and the channels.
   c10::SmallVector<c10::SymInt, 10> split(input.sym_sizes().begin(),
                                           input.sym_sizes().begin() + channel);

@@ -34,10 +34,10 @@ inline constexpr Tile kTiles[] = {
 constexpr int kTileCount = static_cast<int>(sizeof(kTiles) / sizeof(kTiles[0]));
 
 struct TileProblem {
-  int64_t element;   // bytes
-  int64_t run;       // bytes that are contiguous in both tensors
-  bool transposes;   // the input has a contiguous axis, and it is not the output's
-  bool registers;    // kRegisters applies
+  int64_t element;  // bytes
+  int64_t run;      // bytes that are contiguous in both tensors
+  bool transposes;  // the input has a contiguous axis, and it is not the output's
+  bool registers;   // kRegisters applies
 };
 
 // Runs read whole 32-byte sectors from 32 bytes on, and shorter ones share them with their

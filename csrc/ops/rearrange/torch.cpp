@@ -63,7 +63,8 @@ Tensor run(const Tensor& input, at::IntArrayRef sizes, at::MemoryFormat format, 
   if (cpu) {
     run_cpu(copy);
   } else {
-    launch_cuda(input, [&](auto stream) { return copy_cuda(copy, static_cast<int>(tile), stream); });
+    launch_cuda(input,
+                [&](auto stream) { return copy_cuda(copy, static_cast<int>(tile), stream); });
   }
   return output;
 }
@@ -205,12 +206,10 @@ Tensor channel_shuffle_autograd(const Tensor& input, SymInt groups, int64_t tile
 
 TORCH_LIBRARY_FRAGMENT(fastconv, m) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-  m.def(
-      "space_to_depth(Tensor input, SymInt[] block_size, str order='dcr', int tile=-1) -> Tensor",
-      tags);
-  m.def(
-      "depth_to_space(Tensor input, SymInt[] block_size, str order='dcr', int tile=-1) -> Tensor",
-      tags);
+  m.def("space_to_depth(Tensor input, SymInt[] block_size, str order='dcr', int tile=-1) -> Tensor",
+        tags);
+  m.def("depth_to_space(Tensor input, SymInt[] block_size, str order='dcr', int tile=-1) -> Tensor",
+        tags);
   m.def("channel_shuffle(Tensor input, SymInt groups, int tile=-1) -> Tensor", tags);
 }
 

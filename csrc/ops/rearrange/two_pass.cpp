@@ -44,8 +44,8 @@ bool make_two_pass(Copy copy, TwoPass& plan) {
   // What goes to the front is contiguous in one tensor; the rest keeps that tensor's order, and
   // the other tensor finds its own contiguous axis as runs.
   const bool front_is_input = copy.axis[i].size >= copy.axis[j].size;
-  const Group front = front_is_input ? dense_group(copy, j, &Axis::in, i)
-                                     : dense_group(copy, i, &Axis::out, j);
+  const Group front =
+      front_is_input ? dense_group(copy, j, &Axis::in, i) : dense_group(copy, i, &Axis::out, j);
   int rest[kMaxAxes];
   int count = 0;
   for (int a = 0; a < copy.rank; ++a) {
@@ -61,6 +61,10 @@ bool make_two_pass(Copy copy, TwoPass& plan) {
   int inner = count;
   while (inner > 0 && bytes < kChunkBytes) bytes *= copy.axis[rest[--inner]].size;
   if (inner == count) return false;
+  // A chunk without the output's contiguous axis would write single elements.
+  bool writes_runs = front.holds(i);
+  for (int k = inner; k < count; ++k) writes_runs |= rest[k] == i;
+  if (!writes_runs) return false;
   plan.split = copy.axis[rest[inner]];
   const int64_t per_step = bytes / plan.split.size;
   plan.steps = max_of(1, min_of(plan.split.size, bytes / kChunkBytes));
