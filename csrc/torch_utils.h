@@ -8,14 +8,14 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/MemoryFormat.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <vector>
 
 #if defined(FASTCONV_WITH_CUDA)
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #elif !defined(FASTCONV_NO_CUDA_REASON)
 #define FASTCONV_NO_CUDA_REASON "this build is for the CPU"
 #endif
@@ -43,10 +43,9 @@ inline bool is_arithmetic_dtype(at::ScalarType type) {
 
 // True where an opaque autograd node cannot serve: inside a torch.func transform, or with a
 // forward-mode tangent.  The op is then built from native ops, which torch knows how to transform.
-//
-// A transform includes this key for as long as it lasts, which costs less to ask than the stack of
-// transforms, whose header does not compile everywhere (it wants nlohmann/json.hpp).
 inline bool needs_decomposition(at::ArrayRef<at::Tensor> tensors) {
+  // Set for as long as any transform is on functorch's stack (its own header needs a library that
+  // torch does not ship).
   if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) {
     return true;
   }
@@ -78,11 +77,13 @@ template <class Launch>
 void launch_cuda(const at::Tensor& t, [[maybe_unused]] const Launch& launch) {
 #if defined(FASTCONV_WITH_CUDA)
   const c10::cuda::CUDAGuard guard(t.device());
-  C10_CUDA_CHECK(launch(at::cuda::getCurrentCUDAStream().stream()));
+  C10_CUDA_CHECK(launch(c10::cuda::getCurrentCUDAStream().stream()));
 #else
-  TORCH_CHECK(false, "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON
-                     ". Reinstall it with an nvcc that matches torch's CUDA (python -m fastconv "
-                     "says what is missing), or move the tensor (", t.device(), ") to the CPU.");
+  TORCH_CHECK(false,
+              "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON
+              ". Reinstall it with an nvcc that matches torch's CUDA (python -m fastconv "
+              "says what is missing), or move the tensor (",
+              t.device(), ") to the CPU.");
 #endif
 }
 

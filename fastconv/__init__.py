@@ -1,2 +1,0 @@
-import torch
-from fastconv import _C
