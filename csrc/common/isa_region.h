@@ -22,13 +22,6 @@
 #include <immintrin.h>
 #endif
 
-#define FASTCONV_LEVEL_baseline 0
-#define FASTCONV_LEVEL_avx2 1
-#define FASTCONV_LEVEL_avx512 2
-#define FASTCONV_CAT_(a, b) a##b
-#define FASTCONV_CAT(a, b) FASTCONV_CAT_(a, b)
-#define FASTCONV_LEVEL FASTCONV_CAT(FASTCONV_LEVEL_, FASTCONV_ISA)
-
 #if defined(__clang__)
 #if FASTCONV_LEVEL == 1
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

@@ -3,11 +3,6 @@
 
 #include "ops/rearrange/plan.h"
 
-#if defined(__x86_64__)
 #define FASTCONV_ISA avx512
-// clang-format off: the order matters
-#include "common/isa_region.h"
-#include "ops/rearrange/cpu-inl.h"
-#include "common/isa_region_end.h"
-// clang-format on
-#endif
+#define FASTCONV_ISA_BODY "ops/rearrange/cpu-inl.h"
+#include "common/isa_compile.h"

@@ -4,8 +4,5 @@
 #include "ops/rearrange/plan.h"
 
 #define FASTCONV_ISA baseline
-// clang-format off: the order matters
-#include "common/isa_region.h"
-#include "ops/rearrange/cpu-inl.h"
-#include "common/isa_region_end.h"
-// clang-format on
+#define FASTCONV_ISA_BODY "ops/rearrange/cpu-inl.h"
+#include "common/isa_compile.h"
