@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/depth_max_pool/depth_max_pool_cpu.h"
+
+#define FASTCONV_ISA avx512
+#include "common/isa_region.h"
+#include "common/simd-inl.h"
+#include "ops/depth_max_pool/cpu_simd-inl.h"
+#include "ops/depth_max_pool/cpu_forward-inl.h"
+#include "ops/depth_max_pool/cpu_backward-inl.h"
+#include "common/isa_region_end.h"
