@@ -6,8 +6,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/functorch/DynamicLayer.h>
 #include <c10/core/MemoryFormat.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
 #include <vector>
@@ -43,8 +43,13 @@ inline bool is_arithmetic_dtype(at::ScalarType type) {
 
 // True where an opaque autograd node cannot serve: inside a torch.func transform, or with a
 // forward-mode tangent.  The op is then built from native ops, which torch knows how to transform.
+//
+// A transform includes this key for as long as it lasts, which costs less to ask than the stack of
+// transforms, whose header does not compile everywhere (it wants nlohmann/json.hpp).
 inline bool needs_decomposition(at::ArrayRef<at::Tensor> tensors) {
-  if (at::functorch::maybeCurrentDynamicLayer().has_value()) return true;
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) {
+    return true;
+  }
   for (const at::Tensor& t : tensors) {
     if (t.defined() && t._fw_grad(/*level=*/0).defined()) return true;
   }
