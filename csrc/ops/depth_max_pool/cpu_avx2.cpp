@@ -5,8 +5,8 @@
 
 #define FASTCONV_ISA avx2
 #include "common/isa_region.h"
-#include "common/simd-inl.h"
-#include "ops/depth_max_pool/cpu_simd-inl.h"
-#include "ops/depth_max_pool/cpu_forward-inl.h"
-#include "ops/depth_max_pool/cpu_backward-inl.h"
 #include "common/isa_region_end.h"
+#include "common/simd-inl.h"
+#include "ops/depth_max_pool/cpu_backward-inl.h"
+#include "ops/depth_max_pool/cpu_forward-inl.h"
+#include "ops/depth_max_pool/cpu_simd-inl.h"

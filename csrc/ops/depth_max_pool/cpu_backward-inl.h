@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Depth max pooling, backward: every input gathers from the windows that cover it, in a fixed order.
+// Depth max pooling, backward: every input gathers from the windows that cover it, in a fixed
+// order.
 //
 // On the inner axis an input i = q*stride + phase meets tap k in window q - shift(k) alone, where
-// k*dilation - pad = shift*stride + phase.  So lanes run along q: each tap adds one contiguous piece
-// of dy to the accumulator of its phase, and at the end the phases are interleaved into dx.
+// k*dilation - pad = shift*stride + phase.  So lanes run along q: each tap adds one contiguous
+// piece of dy to the accumulator of its phase, and at the end the phases are interleaved into dx.
 #pragma once
 
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
@@ -24,8 +25,8 @@ template <class T>
 struct BackwardRun {
   using A = Accum<T>;
   static constexpr int kL = kLanes<A>;
-  static constexpr int kTable = 64;       // taps whose shift and phase are kept
-  static constexpr int kMaxPhases = 16;   // strides above take the phases one after another
+  static constexpr int kTable = 64;      // taps whose shift and phase are kept
+  static constexpr int kMaxPhases = 16;  // strides above take the phases one after another
 
   const Backward& p;
   const Axis& inner;
@@ -56,8 +57,7 @@ struct BackwardRun {
         const int first = a <= 0 ? 0 : a >= kL ? kL : static_cast<int>(a);
         const int last = b >= kL ? kL : b <= 0 ? 0 : static_cast<int>(b);
         const auto mask = static_cast<__mmask16>(lane_mask(last) & ~lane_mask(first));
-        return (VecI32)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, index)) ==
-               set1_int<A>(code);
+        return (VecI32)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, index)) == set1_int<A>(code);
       }
 #elif FASTCONV_LEVEL == 1
       if constexpr (sizeof(A) == 4) {
@@ -105,9 +105,8 @@ struct BackwardRun {
       const int64_t o = q0 - tap.shift;
       const int64_t a = -o, b = inner.out - o;
       if (b <= 0 || a >= kL) continue;
-      const Ints<A> hit =
-          winners(index_at + o, a, b, outer_code + k * codes.code[p.inner],
-                  base + o * scale - inner.pad * codes.flat[p.inner], scale);
+      const Ints<A> hit = winners(index_at + o, a, b, outer_code + k * codes.code[p.inner],
+                                  base + o * scale - inner.pad * codes.flat[p.inner], scale);
       const Vec<A> grad = load_range(dy + o, a, b, A{0});
       const int64_t slot = kStride == 1 || only >= 0 ? 0 : tap.phase;
       acc[slot] += (Vec<A>)(hit & (Ints<A>)grad);
@@ -131,14 +130,13 @@ struct BackwardRun {
         for (int64_t o2 = cover[a2].first; o2 <= cover[a2].last; ++o2) {
           const int64_t k2 = tap_of(a2, o2);
           if (k2 < 0) continue;
-          gather<kStride>(
-              acc, q0, only,
-              dy + o0 * p.dy_strides.axis[a0] + o1 * p.dy_strides.axis[a1] +
-                  o2 * p.dy_strides.axis[a2],
-              index_at + o0 * p.index_strides.axis[a0] + o1 * p.index_strides.axis[a1] +
-                  o2 * p.index_strides.axis[a2],
-              k0 * codes.code[a0] + k1 * codes.code[a1] + k2 * codes.code[a2],
-              window_base(a0, o0) + window_base(a1, o1) + window_base(a2, o2));
+          gather<kStride>(acc, q0, only,
+                          dy + o0 * p.dy_strides.axis[a0] + o1 * p.dy_strides.axis[a1] +
+                              o2 * p.dy_strides.axis[a2],
+                          index_at + o0 * p.index_strides.axis[a0] + o1 * p.index_strides.axis[a1] +
+                              o2 * p.index_strides.axis[a2],
+                          k0 * codes.code[a0] + k1 * codes.code[a1] + k2 * codes.code[a2],
+                          window_base(a0, o0) + window_base(a1, o1) + window_base(a2, o2));
         }
       }
     }

@@ -130,8 +130,8 @@ struct ForwardRun {
     Ints<A> code[kVectors], initial = set1_int<A>(outer_code);
     if constexpr (kBorder && kTrack) {
       for (int i = 0; i < kL && first + i * inner.stride < 0; ++i) {
-        initial[i] += static_cast<IntLane<A>>(
-            first_tap(first + i * inner.stride, inner.dilation) * codes.code[p.inner]);
+        initial[i] += static_cast<IntLane<A>>(first_tap(first + i * inner.stride, inner.dilation) *
+                                              codes.code[p.inner]);
       }
     }
     reduce<kVectors, kBorder>(x, first, initial, best, code);

@@ -118,9 +118,9 @@ enum class Access : uint8_t { kUnit, kTwo, kFour, kPermute, kGather };
 constexpr int kMaxPermuteStep = FASTCONV_LEVEL == 0 ? 0 : 16;
 
 constexpr Access access_of(int64_t step) {
-  return step == 1   ? Access::kUnit
-         : step == 2 ? Access::kTwo
-         : step == 4 ? Access::kFour
+  return step == 1                             ? Access::kUnit
+         : step == 2                           ? Access::kTwo
+         : step == 4                           ? Access::kFour
          : step > 0 && step <= kMaxPermuteStep ? Access::kPermute
                                                : Access::kGather;
 }
@@ -159,8 +159,10 @@ struct Loader {
   }
   FASTCONV_INLINE Vec<A> permute(Vec<A> v) const {
 #if FASTCONV_LEVEL == 2
-    if constexpr (sizeof(A) == 4) return (VecF32)_mm512_permutexvar_ps((__m512i)lane, (__m512)v);
-    else return (VecF64)_mm512_permutexvar_pd((__m512i)lane, (__m512d)v);
+    if constexpr (sizeof(A) == 4)
+      return (VecF32)_mm512_permutexvar_ps((__m512i)lane, (__m512)v);
+    else
+      return (VecF64)_mm512_permutexvar_pd((__m512i)lane, (__m512d)v);
 #elif FASTCONV_LEVEL == 1
     if constexpr (sizeof(A) == 4) {
       return (VecF32)_mm256_permutevar8x32_ps((__m256)v, (__m256i)lane);

@@ -127,8 +127,8 @@ template <int kTensors>
 constexpr void merge_pixels_into_channels(Problem& p, Strides* const (&strides)[kTensors],
                                           const bool (&is_input)[kTensors]) {
   Axis& c = p.axis[0];
-  const bool tiles = c.pad == 0 && c.in == c.out * c.stride &&
-                     c.dilation * (c.kernel - 1) < c.stride;
+  const bool tiles =
+      c.pad == 0 && c.in == c.out * c.stride && c.dilation * (c.kernel - 1) < c.stride;
   if (p.inner != 0 || p.index_type == IndexType::kInt64 || !tiles) return;
   for (int a = kAxes - 1; a >= 0; --a) {  // a == 0 stands for the batch
     const int64_t count = a == 0 ? p.batch : p.axis[a].in;

@@ -24,8 +24,9 @@ constexpr auto kBackwardCpu = FASTCONV_ISA_TABLE(backward);
 template <class Int>
 at::ScalarType argmax_type(const char* op, const Windows<Int>& w) {
   const Int taps = w.taps();
-  TORCH_CHECK(taps <= std::numeric_limits<int32_t>::max(), op,
-              ": windows of 2^31 elements or more have no gradient, but got kernel_size=", w.kernel);
+  TORCH_CHECK(
+      taps <= std::numeric_limits<int32_t>::max(), op,
+      ": windows of 2^31 elements or more have no gradient, but got kernel_size=", w.kernel);
   return taps <= 256 ? at::kByte : at::kInt;
 }
 
@@ -51,8 +52,8 @@ void set_problem(Problem& p, at::ScalarType type, at::IntArrayRef in, at::IntArr
   p.batch = first > 0 ? in[0] : 1;
   int64_t pixels = 1;
   for (int64_t a = 0; a < axes; ++a) {
-    p.axis[a == 0 ? 0 : kAxes - axes + a] = {in[first + a],   out[first + a],   w.kernel[a],
-                                             w.stride[a],     w.dilation[a],    w.padding[a]};
+    p.axis[a == 0 ? 0 : kAxes - axes + a] = {in[first + a], out[first + a], w.kernel[a],
+                                             w.stride[a],   w.dilation[a],  w.padding[a]};
     if (a > 0) pixels *= in[first + a];
   }
   p.inner = channels_last || pixels == 1 ? 0 : kAxes - 1;
@@ -88,14 +89,15 @@ void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y
   merge_plain_axes(p, {&p.x_strides, &p.y_strides});
   merge_pixels_into_channels(p, {&p.x_strides, &p.y_strides}, {true, false});
   if (input.is_cuda()) {
-    launch_cuda(input, [&]([[maybe_unused]] auto stream) { return forward_cuda(p, static_cast<int>(tile), stream); });
+    launch_cuda(input, [&]([[maybe_unused]] auto stream) {
+      return forward_cuda(p, static_cast<int>(tile), stream);
+    });
     return;
   }
   const int64_t tasks = forward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 4;
-  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
-    kForwardCpu.get()(p, begin, end);
-  });
+  parallel_tasks(tasks, per_task,
+                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, begin, end); });
 }
 
 // ---- CPU and CUDA ----
@@ -203,14 +205,15 @@ Tensor backward(const Tensor& grad_output, const Tensor& index_in, at::IntArrayR
   merge_pixels_into_channels(p, {&p.dy_strides, &p.index_strides, &p.dx_strides},
                              {false, false, true});
   if (dx.is_cuda()) {
-    launch_cuda(dx, [&]([[maybe_unused]] auto stream) { return backward_cuda(p, static_cast<int>(tile), stream); });
+    launch_cuda(dx, [&]([[maybe_unused]] auto stream) {
+      return backward_cuda(p, static_cast<int>(tile), stream);
+    });
     return dx;
   }
   const int64_t tasks = backward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 2;
-  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
-    kBackwardCpu.get()(p, begin, end);
-  });
+  parallel_tasks(tasks, per_task,
+                 [&](int64_t begin, int64_t end) { kBackwardCpu.get()(p, begin, end); });
   return dx;
 }
 
@@ -261,18 +264,22 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
   const std::string windows =
       "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, ";
   const std::string input = "(Tensor input, " + windows + "bool ceil_mode=False, int tile=-1)";
-  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  m.def("depth_max_pool" + input + " -> Tensor", tags);
-  m.def("depth_max_pool_with_indices" + input + " -> (Tensor, Tensor)", tags);
-  m.def("_depth_max_pool_argmax" + input + " -> (Tensor, Tensor)", tags);
-  m.def("_depth_max_pool_backward(Tensor grad_output, Tensor index, SymInt[] input_size, "
-        "bool channels_last, " + windows + "int tile=-1) -> Tensor", tags);
+  const auto define = [&](const std::string& schema) {
+    m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
+  };
+  define("depth_max_pool" + input + " -> Tensor");
+  define("depth_max_pool_with_indices" + input + " -> (Tensor, Tensor)");
+  define("_depth_max_pool_argmax" + input + " -> (Tensor, Tensor)");
+  define(
+      "_depth_max_pool_backward(Tensor grad_output, Tensor index, SymInt[] input_size, "
+      "bool channels_last, " +
+      windows + "int tile=-1) -> Tensor");
 }
 
-#define FASTCONV_REGISTER(m, suffix)                                      \
-  m.impl("depth_max_pool", TORCH_FN(pool##suffix));                       \
+#define FASTCONV_REGISTER(m, suffix)                                          \
+  m.impl("depth_max_pool", TORCH_FN(pool##suffix));                           \
   m.impl("depth_max_pool_with_indices", TORCH_FN(pool_with_indices##suffix)); \
-  m.impl("_depth_max_pool_argmax", TORCH_FN(pool_argmax##suffix));        \
+  m.impl("_depth_max_pool_argmax", TORCH_FN(pool_argmax##suffix));            \
   m.impl("_depth_max_pool_backward", TORCH_FN(backward##suffix))
 
 TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_REGISTER(m, ); }

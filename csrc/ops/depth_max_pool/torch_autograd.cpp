@@ -8,7 +8,6 @@
 // linear in grad_output, whose gradient is the gather that undoes it.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
-#include <ATen/functorch/PlumbingHelper.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -87,8 +86,8 @@ Tensor put_winners(const Tensor& grad, const Tensor& index, SymList input_size,
 // ---- autograd nodes ----
 
 // The windows, kept between forward and backward.
-void save_windows(AutogradContext* ctx, const SymWindows& w, SymList input_size,
-                  bool channels_last, int64_t tile) {
+void save_windows(AutogradContext* ctx, const SymWindows& w, SymList input_size, bool channels_last,
+                  int64_t tile) {
   ctx->saved_data["kernel"] = w.kernel;
   ctx->saved_data["stride"] = w.stride;
   ctx->saved_data["padding"] = w.padding;
@@ -246,7 +245,21 @@ Tensor split_batch(const Tensor& t, const Mapped& m) {
   return t.view_symint(sizes);
 }
 
-int64_t current_level() { return at::functorch::maybeCurrentDynamicLayer()->layerId(); }
+// A tensor without its map of that level.
+struct Unwrapped {
+  Tensor value;
+  std::optional<int64_t> bdim;
+};
+
+int64_t level_of(const Tensor& t) {
+  const auto* batched = at::functorch::maybeGetBatchedImpl(t);
+  return batched != nullptr ? batched->level() : -1;
+}
+Unwrapped unwrap(const Tensor& t, int64_t level) {
+  if (level < 0 || level_of(t) != level) return {t, std::nullopt};
+  const auto* batched = at::functorch::unsafeGetBatchedImpl(t);
+  return {batched->value(), batched->bdim()};
+}
 
 // Checks the rank here: a wrong one could look right once the mapped axis has joined.
 void check_rank(const Tensor& input, int64_t axes) {
@@ -260,8 +273,8 @@ Tensor pool_batched(const Tensor& input, SymList kernel, SymList stride, SymList
   const SymWindows w{kernel, stride, padding, dilation};
   check_rank(input, w.axes());
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
-  const int64_t level = current_level();
-  const auto [value, bdim] = at::functorch::unwrapTensorAtLevel(input, level);
+  const int64_t level = level_of(input);
+  const auto [value, bdim] = unwrap(input, level);
   if (!bdim) return call_pool(value, w, ceil_mode, tile);
   const Mapped m = join_batch(value, bdim, value.sym_size(*bdim), w.axes());
   const Tensor y = call_pool(m.value, w, ceil_mode, tile);
@@ -274,8 +287,8 @@ Pair pair_batched(const Tensor& input, SymList kernel, SymList stride, SymList p
   const SymWindows w{kernel, stride, padding, dilation};
   check_rank(input, w.axes());
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
-  const int64_t level = current_level();
-  const auto [value, bdim] = at::functorch::unwrapTensorAtLevel(input, level);
+  const int64_t level = level_of(input);
+  const auto [value, bdim] = unwrap(input, level);
   if (!bdim) return kCall(value, w, ceil_mode, tile);
   const Mapped m = join_batch(value, bdim, value.sym_size(*bdim), w.axes());
   const auto [y, index] = kCall(m.value, w, ceil_mode, tile);
@@ -288,9 +301,9 @@ Tensor backward_batched(const Tensor& grad, const Tensor& index, SymList input_s
                         SymList dilation, int64_t tile) {
   const SymWindows w{kernel, stride, padding, dilation};
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKey::FuncTorchBatched);
-  const int64_t level = current_level();
-  const auto [g, g_bdim] = at::functorch::unwrapTensorAtLevel(grad, level);
-  const auto [i, i_bdim] = at::functorch::unwrapTensorAtLevel(index, level);
+  const int64_t level = std::max(level_of(grad), level_of(index));
+  const auto [g, g_bdim] = unwrap(grad, level);
+  const auto [i, i_bdim] = unwrap(index, level);
   if (!g_bdim && !i_bdim) return call_backward(g, i, input_size, channels_last, w, tile);
   const SymInt size = g_bdim ? g.sym_size(*g_bdim) : i.sym_size(*i_bdim);
   const Mapped mg = join_batch(g, g_bdim, size, w.axes());

@@ -94,8 +94,8 @@ c10::SmallVector<Int, 5> check_forward(const char* op, const at::Tensor& input,
     Int room = in + w.padding[a] * 2 - extent;
     if (ceil_mode) room = room + w.stride[a] - 1;
     TORCH_CHECK(room >= 0, op, ": expected windows no larger than the padded input, but got size ",
-                sizes, " with kernel_size=", w.kernel, ", padding=", w.padding, ", dilation=",
-                w.dilation, ". Output size is too small");
+                sizes, " with kernel_size=", w.kernel, ", padding=", w.padding,
+                ", dilation=", w.dilation, ". Output size is too small");
     Int count = room / w.stride[a] + 1;
     // As torch does: a last window that would start in the padding after the input is dropped.
     if (ceil_mode && (count - 1) * w.stride[a] >= in + w.padding[a]) count = count - 1;
