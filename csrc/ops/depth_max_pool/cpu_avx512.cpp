@@ -3,10 +3,11 @@
 
 #include "ops/depth_max_pool/depth_max_pool_cpu.h"
 
+// clang-format off: the order of these matters
 #define FASTCONV_ISA avx512
 #include "common/isa_region.h"
-#include "common/isa_region_end.h"
 #include "common/simd-inl.h"
-#include "ops/depth_max_pool/cpu_backward-inl.h"
-#include "ops/depth_max_pool/cpu_forward-inl.h"
 #include "ops/depth_max_pool/cpu_simd-inl.h"
+#include "ops/depth_max_pool/cpu_forward-inl.h"
+#include "ops/depth_max_pool/cpu_backward-inl.h"
+#include "common/isa_region_end.h"

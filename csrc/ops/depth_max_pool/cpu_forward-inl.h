@@ -8,11 +8,9 @@
 
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
-// The taps of one output run: those inside the input on the outer axes, all on the inner axis.
-struct Taps {
-  int64_t lo[kAxes], hi[kAxes];
-  int64_t step[kAxes];  // in elements of x
-  int64_t code[kAxes];
+// A tap of the outer axes, of which a run has a list in the order of visits.
+struct Tap {
+  int64_t offset, code;
 };
 
 // First tap at or after coordinate 0, for a window that starts at `start`.
@@ -64,59 +62,116 @@ struct ForwardRun {
   static constexpr int kL = kLanes<A>;
 
   const Forward& p;
+  Axis inner;
   Codes codes;
   Loader<T, kAccess> load;
-  Taps taps;
-  int64_t x_step;  // of neighbouring inputs on the inner axis
+  int64_t x_step;              // of neighbouring inputs on the inner axis
+  int64_t tap_step, tap_code;  // of neighbouring taps there
+  bool inner_first;            // the inner axis is the channels: visited before the others
+  bool grouped;                // windows of two or four neighbours that tile the inner axis
+  Tap* taps;
+  int64_t count = 0;
+  int64_t lo[kAxes] = {}, hi[kAxes] = {};  // what `taps` was made for
 
-  FASTCONV_INLINE explicit ForwardRun(const Forward& p_in)
+  FASTCONV_INLINE ForwardRun(const Forward& p_in, void* scratch)
       : p(p_in),
+        inner(p_in.axis[p_in.inner]),
         codes(codes_of(p_in)),
-        load(p_in.axis[p_in.inner].stride * p_in.x_strides.axis[p_in.inner],
-             p_in.axis[p_in.inner].stride),
-        taps{},
-        x_step(p_in.x_strides.axis[p_in.inner]) {
-    for (int a = 0; a < kAxes; ++a) {
-      taps.lo[a] = 0;
-      taps.hi[a] = p.axis[a].kernel;
-      taps.step[a] = p.axis[a].dilation * p.x_strides.axis[a];
-      taps.code[a] = codes.code[a];
+        load(inner.stride * p_in.x_strides.axis[p_in.inner], inner.stride),
+        x_step(p_in.x_strides.axis[p_in.inner]),
+        tap_step(inner.dilation * x_step),
+        tap_code(codes.code[p_in.inner]),
+        inner_first(p_in.inner == 0),
+        grouped(load.kGroup > 1 && inner.kernel == load.kGroup && tap_step == 1),
+        taps(static_cast<Tap*>(scratch)) {}
+
+  // Lists the outer taps in [lo, hi).
+  FASTCONV_INLINE void list_taps() {
+    const int a0 = inner_first ? 1 : 0, a1 = a0 + 1, a2 = a0 + 2;
+    const int64_t s0 = p.axis[a0].dilation * p.x_strides.axis[a0];
+    const int64_t s1 = p.axis[a1].dilation * p.x_strides.axis[a1];
+    const int64_t s2 = p.axis[a2].dilation * p.x_strides.axis[a2];
+    count = 0;
+    for (int64_t k0 = lo[a0]; k0 < hi[a0]; ++k0) {
+      for (int64_t k1 = lo[a1]; k1 < hi[a1]; ++k1) {
+        for (int64_t k2 = lo[a2]; k2 < hi[a2]; ++k2) {
+          taps[count++] = {k0 * s0 + k1 * s1 + k2 * s2, k0 * codes.code[a0] +
+                                                            k1 * codes.code[a1] +
+                                                            k2 * codes.code[a2]};
+        }
+      }
+    }
+  }
+
+  FASTCONV_INLINE void take(Vec<A>& best, Ints<A>& code, Vec<A> value, int64_t tap) const {
+    if constexpr (kTrack) {
+      take_max(best, code, value, tap);
+    } else {
+      take_max(best, value);
     }
   }
 
   // kVectors vectors of outputs whose first window starts at coordinate `first`, element `x`.
   template <int kVectors, bool kBorder>
-  FASTCONV_INLINE void reduce(const T* x, int64_t first, Ints<A> initial, Vec<A> (&best)[kVectors],
+  FASTCONV_INLINE void reduce(const T* x, int64_t first, Vec<A> (&best)[kVectors],
                               Ints<A> (&code)[kVectors]) const {
-    const Axis& inner = p.axis[p.inner];
     const int64_t next = kL * load.step;
-    for (int v = 0; v < kVectors; ++v) {
-      best[v] = set1<A>(kLowest<A>);
-      if constexpr (kTrack) code[v] = initial;
+    const auto visit = [&](const Tap& tap, int64_t k) __attribute__((always_inline)) {
+      const T* at = x + tap.offset + k * tap_step;
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec<A> value = kBorder ? load.range(at, first + k * inner.dilation, inner.in, x_step)
+                                     : load(at + v * next);
+        take(best[v], code[v], value, tap.code + k * tap_code);
+      }
+    };
+    if (inner_first) {
+      for (int64_t k = 0; k < inner.kernel; ++k) {
+        for (int64_t t = 0; t < count; ++t) visit(taps[t], k);
+      }
+    } else {
+      for (int64_t t = 0; t < count; ++t) {
+        for (int64_t k = 0; k < inner.kernel; ++k) visit(taps[t], k);
+      }
     }
-    for (int64_t k0 = taps.lo[0]; k0 < taps.hi[0]; ++k0) {
-      for (int64_t k1 = taps.lo[1]; k1 < taps.hi[1]; ++k1) {
-        for (int64_t k2 = taps.lo[2]; k2 < taps.hi[2]; ++k2) {
-          const T* row = x + k0 * taps.step[0] + k1 * taps.step[1] + k2 * taps.step[2];
-          const int64_t row_code = k0 * taps.code[0] + k1 * taps.code[1] + k2 * taps.code[2];
-          for (int64_t k3 = taps.lo[3]; k3 < taps.hi[3]; ++k3) {
-            const T* at = row + k3 * taps.step[3];
-            const int64_t tap = row_code + k3 * taps.code[3];
-            for (int v = 0; v < kVectors; ++v) {
-              Vec<A> value;
-              if constexpr (kBorder) {
-                const int64_t e = first + (p.inner == 0 ? k0 : k3) * inner.dilation;
-                value = load.range(at, e, inner.in, x_step);
-              } else {
-                value = load(at + v * next);
-              }
-              if constexpr (kTrack) {
-                take_max(best[v], code[v], value, tap);
-              } else {
-                take_max(best[v], value);
-              }
-            }
+  }
+
+  // The same for grouped windows: each set of loads serves all taps of the inner axis.
+  template <int kVectors>
+  FASTCONV_INLINE void reduce_grouped(const T* x, Vec<A> (&best)[kVectors],
+                                      Ints<A> (&code)[kVectors]) const {
+    constexpr int kGroup = load.kGroup;
+    const int64_t next = kL * load.step;
+    Vec<A> values[kGroup];
+    if (!inner_first || count == 1) {
+      for (int64_t t = 0; t < count; ++t) {
+        for (int v = 0; v < kVectors; ++v) {
+          load.group(x + taps[t].offset + v * next, values);
+          for (int k = 0; k < kGroup; ++k) {
+            take(best[v], code[v], values[k], taps[t].code + k * tap_code);
           }
+        }
+      }
+      return;
+    }
+    // Channels come first in the order of visits, so each has a maximum of its own until the end.
+    for (int v = 0; v < kVectors; ++v) {
+      Vec<A> part[kGroup];
+      Ints<A> part_code[kGroup];
+      for (int k = 0; k < kGroup; ++k) {
+        part[k] = best[v];
+        if constexpr (kTrack) part_code[k] = code[v];
+      }
+      for (int64_t t = 0; t < count; ++t) {
+        load.group(x + taps[t].offset + v * next, values);
+        for (int k = 0; k < kGroup; ++k) {
+          take(part[k], part_code[k], values[k], taps[t].code + k * tap_code);
+        }
+      }
+      for (int k = 0; k < kGroup; ++k) {
+        if constexpr (kTrack) {
+          take_later(best[v], code[v], part[k], part_code[k]);
+        } else {
+          take_max(best[v], part[k]);
         }
       }
     }
@@ -125,16 +180,27 @@ struct ForwardRun {
   template <int kVectors, bool kBorder>
   FASTCONV_INLINE void block(const T* x, int64_t first, int64_t y_at, int n, int64_t outer_code,
                              int64_t base) const {
-    const Axis& inner = p.axis[p.inner];
     Vec<A> best[kVectors];
-    Ints<A> code[kVectors], initial = set1_int<A>(outer_code);
+    Ints<A> code[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      best[v] = set1<A>(kLowest<A>);
+      if constexpr (kTrack) code[v] = set1_int<A>(outer_code);
+    }
     if constexpr (kBorder && kTrack) {
       for (int i = 0; i < kL && first + i * inner.stride < 0; ++i) {
-        initial[i] += static_cast<IntLane<A>>(first_tap(first + i * inner.stride, inner.dilation) *
-                                              codes.code[p.inner]);
+        code[0][i] += static_cast<IntLane<A>>(
+            first_tap(first + i * inner.stride, inner.dilation) * tap_code);
       }
     }
-    reduce<kVectors, kBorder>(x, first, initial, best, code);
+    if constexpr (!kBorder && load.kGroup > 1) {
+      if (grouped) {
+        reduce_grouped<kVectors>(x, best, code);
+      } else {
+        reduce<kVectors, false>(x, first, best, code);
+      }
+    } else {
+      reduce<kVectors, kBorder>(x, first, best, code);
+    }
     const int64_t scale = inner.stride * codes.flat[p.inner];
     for (int v = 0; v < kVectors; ++v) {
       const int count = kVectors > 1 ? kL : n;
@@ -148,16 +214,16 @@ struct ForwardRun {
 
   // Whether `vectors` whole loads that start at coordinate `first` stay inside the input.
   FASTCONV_INLINE bool fits(int64_t first, int vectors) const {
-    const int64_t in = p.axis[p.inner].in;
-    if constexpr (kAccess == Access::kGather) return first + (vectors * kL - 1) * load.stride < in;
-    return vectors * kL * load.step <= (in - 1 - first) * x_step + 1;
+    if constexpr (kAccess == Access::kGather) {
+      return first + (vectors * kL - 1) * load.stride < inner.in;
+    }
+    return vectors * kL * load.step <= (inner.in - 1 - first) * x_step + 1;
   }
 
   // Outputs [begin, end) of the run whose outer taps are in `taps`; x and y are its origins.
   FASTCONV_INLINE void run(const T* x, int64_t y_at, int64_t outer_code, int64_t base,
                            int64_t begin, int64_t end) const {
     constexpr int kVectors = kAccess == Access::kUnit || kAccess == Access::kTwo ? 4 : 2;
-    const Axis& inner = p.axis[p.inner];
     const int64_t reach = (inner.kernel - 1) * inner.dilation;
     for (int64_t j = begin; j < end;) {
       const int64_t first = j * inner.stride - inner.pad;
@@ -181,11 +247,8 @@ struct ForwardRun {
   }
 
   FASTCONV_INLINE void tasks(int64_t begin, int64_t end) {
-    int outer[3], count = 0;
-    for (int a = 0; a < kAxes; ++a) {
-      if (a != p.inner) outer[count++] = a;
-    }
-    const int64_t pieces = forward_pieces(p), length = p.axis[p.inner].out;
+    const int a0 = inner_first ? 1 : 0, outer[3] = {a0, a0 + 1, a0 + 2};
+    const int64_t pieces = forward_pieces(p), length = inner.out;
     int64_t piece = begin % pieces, rest = begin / pieces, o[3];
     for (int i = 2; i >= 0; --i) {
       o[i] = rest % p.axis[outer[i]].out;
@@ -193,19 +256,24 @@ struct ForwardRun {
     }
     for (int64_t task = begin, n = rest; task < end; ++task) {
       int64_t x_at = n * p.x_strides.n, y_at = n * p.y_strides.n, outer_code = 0, base = 0;
+      bool changed = task == begin;
       for (int i = 0; i < 3; ++i) {
         const int a = outer[i];
         const Axis& axis = p.axis[a];
         const int64_t start = o[i] * axis.stride - axis.pad;
-        taps.lo[a] = first_tap(start, axis.dilation);
-        taps.hi[a] = start + (axis.kernel - 1) * axis.dilation < axis.in
-                         ? axis.kernel
-                         : (axis.in - start + axis.dilation - 1) / axis.dilation;
+        const int64_t from = first_tap(start, axis.dilation);
+        const int64_t to = start + (axis.kernel - 1) * axis.dilation < axis.in
+                               ? axis.kernel
+                               : (axis.in - start + axis.dilation - 1) / axis.dilation;
+        changed = changed || from != lo[a] || to != hi[a];
+        lo[a] = from;
+        hi[a] = to;
         x_at += start * p.x_strides.axis[a];
         y_at += o[i] * p.y_strides.axis[a];
-        outer_code += taps.lo[a] * codes.code[a];
+        outer_code += from * codes.code[a];
         base += start * codes.flat[a];
       }
+      if (changed) list_taps();
       run(static_cast<const T*>(p.x) + x_at, y_at, outer_code, base, piece * kRunPiece,
           min_of(length, (piece + 1) * kRunPiece));
       if (++piece < pieces) continue;
@@ -218,40 +286,40 @@ struct ForwardRun {
 };
 
 template <class T, bool kTrack>
-void forward_tracked(const Forward& p, int64_t begin, int64_t end) {
+void forward_tracked(const Forward& p, void* scratch, int64_t begin, int64_t end) {
   switch (access_of(p.axis[p.inner].stride * p.x_strides.axis[p.inner])) {
     case Access::kUnit:
-      return ForwardRun<T, kTrack, Access::kUnit>(p).tasks(begin, end);
+      return ForwardRun<T, kTrack, Access::kUnit>(p, scratch).tasks(begin, end);
     case Access::kTwo:
-      return ForwardRun<T, kTrack, Access::kTwo>(p).tasks(begin, end);
+      return ForwardRun<T, kTrack, Access::kTwo>(p, scratch).tasks(begin, end);
     case Access::kFour:
-      return ForwardRun<T, kTrack, Access::kFour>(p).tasks(begin, end);
+      return ForwardRun<T, kTrack, Access::kFour>(p, scratch).tasks(begin, end);
     case Access::kPermute:
-      return ForwardRun<T, kTrack, Access::kPermute>(p).tasks(begin, end);
+      return ForwardRun<T, kTrack, Access::kPermute>(p, scratch).tasks(begin, end);
     default:
-      return ForwardRun<T, kTrack, Access::kGather>(p).tasks(begin, end);
+      return ForwardRun<T, kTrack, Access::kGather>(p, scratch).tasks(begin, end);
   }
 }
 
 template <class T>
-void forward_typed(const Forward& p, int64_t begin, int64_t end) {
+void forward_typed(const Forward& p, void* scratch, int64_t begin, int64_t end) {
   if (p.index_type == IndexType::kNone) {
-    forward_tracked<T, false>(p, begin, end);
+    forward_tracked<T, false>(p, scratch, begin, end);
   } else {
-    forward_tracked<T, true>(p, begin, end);
+    forward_tracked<T, true>(p, scratch, begin, end);
   }
 }
 
-void forward(const Forward& p, int64_t begin, int64_t end) {
+void forward(const Forward& p, void* scratch, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case Dtype::kFloat32:
-      return forward_typed<float>(p, begin, end);
+      return forward_typed<float>(p, scratch, begin, end);
     case Dtype::kFloat64:
-      return forward_typed<double>(p, begin, end);
+      return forward_typed<double>(p, scratch, begin, end);
     case Dtype::kFloat16:
-      return forward_typed<f16>(p, begin, end);
+      return forward_typed<f16>(p, scratch, begin, end);
     case Dtype::kBFloat16:
-      return forward_typed<bf16>(p, begin, end);
+      return forward_typed<bf16>(p, scratch, begin, end);
   }
 }
 

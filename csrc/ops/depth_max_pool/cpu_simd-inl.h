@@ -84,6 +84,19 @@ FASTCONV_INLINE V even_lanes(V a, V b) {
     return __builtin_shufflevector(a, b, 0, 2);
   }
 }
+template <class V>
+FASTCONV_INLINE V odd_lanes(V a, V b) {
+  constexpr int kL = sizeof(V) / sizeof(a[0]);
+  if constexpr (kL == 16) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  } else if constexpr (kL == 8) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  } else if constexpr (kL == 4) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  } else {
+    return __builtin_shufflevector(a, b, 1, 3);
+  }
+}
 // (a0 b0 a1 b1 ...): its low and high halves.
 template <class V>
 FASTCONV_INLINE V interleave_low(V a, V b) {
@@ -184,6 +197,25 @@ struct Loader {
       return combine([&](int v) { return load(p + v * kL); });
     }
   }
+  // kTwo and kFour: lanes of p, p + 1, ... at once, from one set of loads.
+  static constexpr int kGroup = kAccess == Access::kTwo ? 2 : kAccess == Access::kFour ? 4 : 1;
+  FASTCONV_INLINE void group(const T* p, Vec<A> (&taps)[kGroup]) const {
+    if constexpr (kAccess == Access::kTwo) {
+      const Vec<A> a = load(p), b = load(p + kL);
+      taps[0] = even_lanes(a, b);
+      taps[1] = odd_lanes(a, b);
+    } else if constexpr (kAccess == Access::kFour) {
+      const Vec<A> a = load(p), b = load(p + kL), c = load(p + 2 * kL), d = load(p + 3 * kL);
+      const Vec<A> even_low = even_lanes(a, b), even_high = even_lanes(c, d);
+      const Vec<A> odd_low = odd_lanes(a, b), odd_high = odd_lanes(c, d);
+      taps[0] = even_lanes(even_low, even_high);
+      taps[1] = even_lanes(odd_low, odd_high);
+      taps[2] = odd_lanes(even_low, even_high);
+      taps[3] = odd_lanes(odd_low, odd_high);
+    } else {
+      taps[0] = (*this)(p);
+    }
+  }
   // Lane 0 has coordinate `first`, neighbouring coordinates are x_step apart in memory, and those
   // outside of [0, size) read as -inf.
   FASTCONV_INLINE Vec<A> range(const T* p, int64_t first, int64_t size, int64_t x_step) const {
@@ -236,6 +268,14 @@ FASTCONV_INLINE void take_max(VecF64& best, VecI64& code, VecF64 v, int64_t tap)
   const VecI64 take = (v > best) | (v != v);
   best = take ? v : best;
   code = take ? set1_int<double>(tap) : code;
+}
+
+// Continues `best` with the maximum of later taps.
+template <class V, class I>
+FASTCONV_INLINE void take_later(V& best, I& code, V later, I later_code) {
+  const I take = (later > best) | (later != later);
+  best = take ? later : best;
+  code = take ? later_code : code;
 }
 
 // ---- stores ----

@@ -27,7 +27,12 @@ constexpr int64_t backward_tasks(const Backward& p) {
   return p.in_elements() / p.axis[p.inner].in * backward_pieces(p);
 }
 
-FASTCONV_DECLARE_ISA(void, forward, const Forward& p, int64_t begin, int64_t end)
-FASTCONV_DECLARE_ISA(void, backward, const Backward& p, int64_t begin, int64_t end)
+// What a thread needs beside the tensors: a list of the taps, or windows, of the outer axes.
+constexpr int64_t scratch_bytes(const Problem& p) {
+  return p.taps() / p.axis[p.inner].kernel * 4 * static_cast<int64_t>(sizeof(int64_t));
+}
+
+FASTCONV_DECLARE_ISA(void, forward, const Forward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(void, backward, const Backward& p, void* scratch, int64_t begin, int64_t end)
 
 }  // namespace fastconv::depth_max_pool

@@ -97,7 +97,7 @@ void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y
   const int64_t tasks = forward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 4;
   parallel_tasks(tasks, per_task,
-                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, begin, end); });
+                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, thread_scratch(scratch_bytes(p)), begin, end); });
 }
 
 // ---- CPU and CUDA ----
@@ -213,7 +213,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& index_in, at::IntArrayR
   const int64_t tasks = backward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 2;
   parallel_tasks(tasks, per_task,
-                 [&](int64_t begin, int64_t end) { kBackwardCpu.get()(p, begin, end); });
+                 [&](int64_t begin, int64_t end) { kBackwardCpu.get()(p, thread_scratch(scratch_bytes(p)), begin, end); });
   return dx;
 }
 
