@@ -9,5 +9,6 @@
 #include "common/simd-inl.h"
 #include "ops/depth_max_pool/cpu_simd-inl.h"
 #include "ops/depth_max_pool/cpu_forward-inl.h"
-#include "ops/depth_max_pool/cpu_backward-inl.h"
+#include "ops/depth_max_pool/cpu_gather-inl.h"
+#include "ops/depth_max_pool/cpu_scatter-inl.h"
 #include "common/isa_region_end.h"

@@ -14,25 +14,92 @@ namespace fastconv::depth_max_pool {
 // and backward (inputs, counted in strides).
 constexpr int64_t kRunPiece = 4096;
 
-constexpr int64_t forward_pieces(const Forward& p) {
-  return ceil_div(p.axis[p.inner].out, kRunPiece);
-}
-constexpr int64_t backward_pieces(const Backward& p) {
-  return ceil_div(ceil_div(p.axis[p.inner].in, p.axis[p.inner].stride), kRunPiece);
-}
+constexpr int64_t pieces_of(int64_t run) { return ceil_div(run, kRunPiece); }
+constexpr int64_t forward_pieces(const Forward& p) { return pieces_of(p.axis[p.inner].out); }
 constexpr int64_t forward_tasks(const Forward& p) {
   return p.out_elements() / p.axis[p.inner].out * forward_pieces(p);
 }
-constexpr int64_t backward_tasks(const Backward& p) {
-  return p.in_elements() / p.axis[p.inner].in * backward_pieces(p);
+constexpr int64_t gather_pieces(const Backward& p) {
+  return pieces_of(ceil_div(p.axis[p.inner].in, p.axis[p.inner].stride));
 }
 
-// What a thread needs beside the tensors: a list of the taps, or windows, of the outer axes.
-constexpr int64_t scratch_bytes(const Problem& p) {
-  return p.taps() / p.axis[p.inner].kernel * 4 * static_cast<int64_t>(sizeof(int64_t));
+// The backward pass gathers (vectors of inputs look at every window that covers them: right for
+// few taps and long runs) or scatters (every window adds to its winner: right for the others).  To
+// scatter, dx is cut into slabs that are contiguous in memory; a task owns one and visits all
+// windows that reach into it, so that what an element sums up, and in which order, is fixed.
+struct Slabs {
+  int axis;        // the outermost in memory that has more than one coordinate
+  int64_t length;  // coordinates of it per slab
+  int64_t plane;   // elements per coordinate
+  int64_t count;   // slabs per image
+};
+
+constexpr Slabs slabs_of(const Backward& p) {
+  constexpr int64_t kElements = 32768;  // stays in L2
+  const int first = p.inner == 0 ? 1 : 0;
+  int axis = first;
+  while (axis < first + 3 && p.axis[axis % kAxes].in == 1) ++axis;
+  axis %= kAxes;
+  const Axis& a = p.axis[axis];
+  const int64_t plane = p.in_elements() / p.batch / a.in;
+  const int64_t length = min_of(a.in, round_up(max_of(1, kElements / plane), a.stride));
+  return {axis, length, plane, ceil_div(a.in, length)};
 }
+
+// Whether no input lies in two windows.
+constexpr bool is_disjoint(const Problem& p) {
+  for (const Axis& a : p.axis) {
+    if (a.out > 1 && (a.kernel - 1) * a.dilation >= a.stride) return false;
+  }
+  return true;
+}
+
+// 16-bit types sum up overlapping windows in an fp32 slab.
+constexpr bool needs_sum_slab(const Backward& p) {
+  return element_size(p.dtype) == 2 && !is_disjoint(p);
+}
+
+// `lanes` of fp32 in a vector.  The costs are nanoseconds, roughly; only their ratio matters.
+constexpr bool should_scatter(const Backward& p, int lanes) {
+  double windows = 1, outputs = 1, inputs = 1;  // rows of windows per row of inputs; per image
+  for (int i = 0; i < kAxes; ++i) {
+    const Axis& a = p.axis[i];
+    // Dilation beyond the input leaves windows without elements, whose winner is nowhere.
+    if (a.kernel > 1 && a.dilation > a.in) return false;
+    if (i != p.inner) windows *= static_cast<double>(a.kernel) / static_cast<double>(a.stride);
+    outputs *= static_cast<double>(a.out);
+    inputs *= static_cast<double>(a.in);
+  }
+  const Slabs slabs = slabs_of(p);
+  if (needs_sum_slab(p) && slabs.length * slabs.plane > (int64_t{1} << 20)) return false;
+  const Axis& inner = p.axis[p.inner];
+  const bool wide = p.index_type != IndexType::kUint8;
+  const bool shuffled = inner.stride == 1 || inner.stride == 2 || inner.stride == 4;
+  const double blocks = static_cast<double>(ceil_div(ceil_div(inner.in, inner.stride), lanes));
+  const double tap = (wide ? 6.0 : 1.0) * (blocks < 4 ? 2.0 : 1.0);
+  const double phases = static_cast<double>(inner.stride) * (shuffled ? 1.0 : 8.0);
+  const double row = 25 + 8 * windows +
+                     blocks * (windows * static_cast<double>(inner.kernel) * tap + phases);
+  const double scatter = outputs * (wide ? 2.0 : 1.2) + inputs * 0.1;
+  return scatter < inputs / static_cast<double>(inner.in) * row;
+}
+
+// What a thread needs beside the tensors: a list of the taps, or windows, of the outer axes; to
+// scatter, the place of every tap and perhaps a slab of sums.
+constexpr int64_t list_bytes(const Problem& p) { return p.taps() / p.axis[p.inner].kernel * 32; }
+constexpr int64_t scatter_bytes(const Backward& p) {
+  const Slabs slabs = slabs_of(p);
+  const int64_t places = p.index_type == IndexType::kInt64 ? 0 : round_up(p.taps() * 8, 64);
+  return places + (needs_sum_slab(p) ? slabs.length * slabs.plane * 4 : 0);
+}
+constexpr int64_t gather_tasks(const Backward& p) {
+  return p.in_elements() / p.axis[p.inner].in * gather_pieces(p);
+}
+constexpr int64_t scatter_tasks(const Backward& p) { return p.batch * slabs_of(p).count; }
 
 FASTCONV_DECLARE_ISA(void, forward, const Forward& p, void* scratch, int64_t begin, int64_t end)
-FASTCONV_DECLARE_ISA(void, backward, const Backward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(void, gather, const Backward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(void, scatter, const Backward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(int, lanes)  // of fp32 in a vector
 
 }  // namespace fastconv::depth_max_pool

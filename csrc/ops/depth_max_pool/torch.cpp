@@ -18,7 +18,9 @@ using at::Tensor;
 using Pair = std::tuple<Tensor, Tensor>;
 
 constexpr auto kForwardCpu = FASTCONV_ISA_TABLE(forward);
-constexpr auto kBackwardCpu = FASTCONV_ISA_TABLE(backward);
+constexpr auto kGatherCpu = FASTCONV_ISA_TABLE(gather);
+constexpr auto kScatterCpu = FASTCONV_ISA_TABLE(scatter);
+constexpr auto kLanesCpu = FASTCONV_ISA_TABLE(lanes);
 
 // Offsets within the window, in the smallest type of two.
 template <class Int>
@@ -97,7 +99,7 @@ void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y
   const int64_t tasks = forward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 4;
   parallel_tasks(tasks, per_task,
-                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, thread_scratch(scratch_bytes(p)), begin, end); });
+                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, thread_scratch(list_bytes(p)), begin, end); });
 }
 
 // ---- CPU and CUDA ----
@@ -210,10 +212,14 @@ Tensor backward(const Tensor& grad_output, const Tensor& index_in, at::IntArrayR
     });
     return dx;
   }
-  const int64_t tasks = backward_tasks(p);
-  const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 2;
-  parallel_tasks(tasks, per_task,
-                 [&](int64_t begin, int64_t end) { kBackwardCpu.get()(p, thread_scratch(scratch_bytes(p)), begin, end); });
+  const bool scatters = should_scatter(p, kLanesCpu.get()());
+  const int64_t tasks = scatters ? scatter_tasks(p) : gather_tasks(p);
+  const int64_t per_task = p.in_elements() / tasks + p.out_elements() / tasks;
+  const int64_t bytes = scatters ? scatter_bytes(p) : list_bytes(p);
+  const auto run = scatters ? kScatterCpu.get() : kGatherCpu.get();
+  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
+    run(p, thread_scratch(bytes), begin, end);
+  });
   return dx;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Depth max pooling, backward: every input gathers from the windows that cover it, in a fixed order.
+// Depth max pooling, backward by gathering: every input asks the windows that cover it, in a fixed
+// order.
 //
 // On the inner axis an input i = q*stride + phase meets tap k in window q - shift(k) alone, where
 // k*dilation - pad = shift*stride + phase.  So lanes run along q: each tap adds one contiguous piece
@@ -22,7 +23,7 @@ struct InnerTap {
 
 // kStride: the inner stride if it is 1, 2 or 4; 0 for any.  I: uint8_t, or void for the others.
 template <class T, class I, int kStride>
-struct BackwardRun {
+struct GatherRun {
   using A = Accum<T>;
   static constexpr int kL = kLanes<A>;
   static constexpr bool kBytes = __is_same(I, uint8_t);
@@ -40,7 +41,7 @@ struct BackwardRun {
   int64_t count = 0;
   int64_t input[kAxes] = {};
 
-  BackwardRun(const Backward& p_in, void* scratch)
+  GatherRun(const Backward& p_in, void* scratch)
       : p(p_in),
         inner(p_in.axis[p_in.inner]),
         codes(codes_of(p_in)),
@@ -142,7 +143,7 @@ struct BackwardRun {
 
   // Sums into acc[v][phase] for inputs from q0*stride on; only that phase if `only` >= 0.
   template <int kVectors, bool kInside>
-  FASTCONV_INLINE void gather(Vec<A> (&acc)[kVectors][kSlots], int64_t q0, int64_t only) const {
+  FASTCONV_INLINE void sum_windows(Vec<A> (&acc)[kVectors][kSlots], int64_t q0, int64_t only) const {
     const T* dy = static_cast<const T*>(p.dy);
     const int64_t scale = inner.stride * flat;
     for (int64_t t = 0; t < count; ++t) {
@@ -193,7 +194,7 @@ struct BackwardRun {
   template <int kVectors, bool kInside>
   FASTCONV_INLINE void block(T* dx, int64_t q0, int64_t size) const {
     Vec<A> acc[kVectors][kSlots] = {};
-    gather<kVectors, kInside>(acc, q0, -1);
+    sum_windows<kVectors, kInside>(acc, q0, -1);
     const int phases = kStride > 0 ? kStride : static_cast<int>(inner.stride);
     for (int v = 0; v < kVectors; ++v) {
       interleave(acc[v]);
@@ -214,7 +215,7 @@ struct BackwardRun {
     for (int64_t phase = 0; phase < inner.stride; ++phase) {
       Vec<A> acc[1][kSlots] = {};
       A lanes[kL];
-      gather<1, false>(acc, q0, phase);
+      sum_windows<1, false>(acc, q0, phase);
       fastconv::FASTCONV_ISA::store(lanes, acc[0][0]);
       int64_t to = q0 * inner.stride + phase;
       for (int i = 0; i < kL && to < size; ++i, to += inner.stride) dx[to] = from_float<T>(lanes[i]);
@@ -243,7 +244,7 @@ struct BackwardRun {
 
   FASTCONV_INLINE void tasks(int64_t begin, int64_t end) {
     const int a0 = p.inner == 0 ? 1 : 0, outer[3] = {a0, a0 + 1, a0 + 2};
-    const int64_t pieces = backward_pieces(p);
+    const int64_t pieces = gather_pieces(p);
     const int64_t groups = (inner.in + inner.stride - 1) / inner.stride;
     int64_t piece = begin % pieces, n = begin / pieces;
     for (int i = 2; i >= 0; --i) {
@@ -266,38 +267,38 @@ struct BackwardRun {
 };
 
 template <class T, class I>
-void backward_indexed(const Backward& p, void* scratch, int64_t begin, int64_t end) {
+void gather_indexed(const Backward& p, void* scratch, int64_t begin, int64_t end) {
   switch (p.axis[p.inner].stride) {
     case 1:
-      return BackwardRun<T, I, 1>(p, scratch).tasks(begin, end);
+      return GatherRun<T, I, 1>(p, scratch).tasks(begin, end);
     case 2:
-      return BackwardRun<T, I, 2>(p, scratch).tasks(begin, end);
+      return GatherRun<T, I, 2>(p, scratch).tasks(begin, end);
     case 4:
-      return BackwardRun<T, I, 4>(p, scratch).tasks(begin, end);
+      return GatherRun<T, I, 4>(p, scratch).tasks(begin, end);
     default:
-      return BackwardRun<T, I, 0>(p, scratch).tasks(begin, end);
+      return GatherRun<T, I, 0>(p, scratch).tasks(begin, end);
   }
 }
 
 template <class T>
-void backward_typed(const Backward& p, void* scratch, int64_t begin, int64_t end) {
+void gather_typed(const Backward& p, void* scratch, int64_t begin, int64_t end) {
   if (p.index_type == IndexType::kUint8) {
-    backward_indexed<T, uint8_t>(p, scratch, begin, end);
+    gather_indexed<T, uint8_t>(p, scratch, begin, end);
   } else {
-    backward_indexed<T, void>(p, scratch, begin, end);
+    gather_indexed<T, void>(p, scratch, begin, end);
   }
 }
 
-void backward(const Backward& p, void* scratch, int64_t begin, int64_t end) {
+void gather(const Backward& p, void* scratch, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case Dtype::kFloat32:
-      return backward_typed<float>(p, scratch, begin, end);
+      return gather_typed<float>(p, scratch, begin, end);
     case Dtype::kFloat64:
-      return backward_typed<double>(p, scratch, begin, end);
+      return gather_typed<double>(p, scratch, begin, end);
     case Dtype::kFloat16:
-      return backward_typed<f16>(p, scratch, begin, end);
+      return gather_typed<f16>(p, scratch, begin, end);
     case Dtype::kBFloat16:
-      return backward_typed<bf16>(p, scratch, begin, end);
+      return gather_typed<bf16>(p, scratch, begin, end);
   }
 }
 

@@ -1,0 +1,2 @@
+import torch
+from fastconv import _C  # noqa
