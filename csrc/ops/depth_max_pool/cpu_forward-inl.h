@@ -95,9 +95,8 @@ struct ForwardRun {
     for (int64_t k0 = lo[a0]; k0 < hi[a0]; ++k0) {
       for (int64_t k1 = lo[a1]; k1 < hi[a1]; ++k1) {
         for (int64_t k2 = lo[a2]; k2 < hi[a2]; ++k2) {
-          taps[count++] = {k0 * s0 + k1 * s1 + k2 * s2, k0 * codes.code[a0] +
-                                                            k1 * codes.code[a1] +
-                                                            k2 * codes.code[a2]};
+          taps[count++] = {k0 * s0 + k1 * s1 + k2 * s2,
+                           k0 * codes.code[a0] + k1 * codes.code[a1] + k2 * codes.code[a2]};
         }
       }
     }
@@ -188,8 +187,8 @@ struct ForwardRun {
     }
     if constexpr (kBorder && kTrack) {
       for (int i = 0; i < kL && first + i * inner.stride < 0; ++i) {
-        code[0][i] += static_cast<IntLane<A>>(
-            first_tap(first + i * inner.stride, inner.dilation) * tap_code);
+        code[0][i] +=
+            static_cast<IntLane<A>>(first_tap(first + i * inner.stride, inner.dilation) * tap_code);
       }
     }
     if constexpr (!kBorder && load.kGroup > 1) {

@@ -5,8 +5,8 @@
 // order.
 //
 // On the inner axis an input i = q*stride + phase meets tap k in window q - shift(k) alone, where
-// k*dilation - pad = shift*stride + phase.  So lanes run along q: each tap adds one contiguous piece
-// of dy to the accumulator of its phase, and at the end the phases are interleaved into dx.
+// k*dilation - pad = shift*stride + phase.  So lanes run along q: each tap adds one contiguous
+// piece of dy to the accumulator of its phase, and at the end the phases are interleaved into dx.
 #pragma once
 
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
@@ -143,7 +143,8 @@ struct GatherRun {
 
   // Sums into acc[v][phase] for inputs from q0*stride on; only that phase if `only` >= 0.
   template <int kVectors, bool kInside>
-  FASTCONV_INLINE void sum_windows(Vec<A> (&acc)[kVectors][kSlots], int64_t q0, int64_t only) const {
+  FASTCONV_INLINE void sum_windows(Vec<A> (&acc)[kVectors][kSlots], int64_t q0,
+                                   int64_t only) const {
     const T* dy = static_cast<const T*>(p.dy);
     const int64_t scale = inner.stride * flat;
     for (int64_t t = 0; t < count; ++t) {
@@ -218,7 +219,8 @@ struct GatherRun {
       sum_windows<1, false>(acc, q0, phase);
       fastconv::FASTCONV_ISA::store(lanes, acc[0][0]);
       int64_t to = q0 * inner.stride + phase;
-      for (int i = 0; i < kL && to < size; ++i, to += inner.stride) dx[to] = from_float<T>(lanes[i]);
+      for (int i = 0; i < kL && to < size; ++i, to += inner.stride)
+        dx[to] = from_float<T>(lanes[i]);
     }
   }
 

@@ -161,8 +161,8 @@ struct ScatterRun {
           const int64_t o_cut = slabs.axis == a0 ? o0 : slabs.axis == a1 ? o1 : o2;
           const int64_t from = o_cut * cut.stride - cut.pad;
           // Taps before or behind the whole input never win, so only a real neighbour matters.
-          const bool whole = slabs.axis != ai && (c0 == 0 || from >= c0) &&
-                             (c1 == cut.in || from + reach < c1);
+          const bool whole =
+              slabs.axis != ai && (c0 == 0 || from >= c0) && (c1 == cut.in || from + reach < c1);
           const T* dy_run = dy + dy_at + at(p.dy_strides, a2, o2);
           const int64_t index_run = index_at + at(p.index_strides, a2, o2);
           const int64_t start_run = start + moved(a2, o2);
@@ -178,8 +178,8 @@ struct ScatterRun {
     const auto* sum = static_cast<const A*>(sums);
     int64_t i = 0;
     for (; i + kL <= size; i += kL) store(dx + i, load(sum + i));
-    if (i < size) store_n(dx + i, load_n(sum + i, static_cast<int>(size - i)),
-                          static_cast<int>(size - i));
+    if (i < size)
+      store_n(dx + i, load_n(sum + i, static_cast<int>(size - i)), static_cast<int>(size - i));
   }
 
   FASTCONV_INLINE void tasks(int64_t begin, int64_t end) const {

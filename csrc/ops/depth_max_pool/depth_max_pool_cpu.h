@@ -78,8 +78,8 @@ constexpr bool should_scatter(const Backward& p, int lanes) {
   const double blocks = static_cast<double>(ceil_div(ceil_div(inner.in, inner.stride), lanes));
   const double tap = (wide ? 6.0 : 1.0) * (blocks < 4 ? 2.0 : 1.0);
   const double phases = static_cast<double>(inner.stride) * (shuffled ? 1.0 : 8.0);
-  const double row = 25 + 8 * windows +
-                     blocks * (windows * static_cast<double>(inner.kernel) * tap + phases);
+  const double row =
+      25 + 8 * windows + blocks * (windows * static_cast<double>(inner.kernel) * tap + phases);
   const double scatter = outputs * (wide ? 2.0 : 1.2) + inputs * 0.1;
   return scatter < inputs / static_cast<double>(inner.in) * row;
 }

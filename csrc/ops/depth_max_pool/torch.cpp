@@ -98,8 +98,9 @@ void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y
   }
   const int64_t tasks = forward_tasks(p);
   const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 4;
-  parallel_tasks(tasks, per_task,
-                 [&](int64_t begin, int64_t end) { kForwardCpu.get()(p, thread_scratch(list_bytes(p)), begin, end); });
+  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
+    kForwardCpu.get()(p, thread_scratch(list_bytes(p)), begin, end);
+  });
 }
 
 // ---- CPU and CUDA ----
@@ -217,9 +218,8 @@ Tensor backward(const Tensor& grad_output, const Tensor& index_in, at::IntArrayR
   const int64_t per_task = p.in_elements() / tasks + p.out_elements() / tasks;
   const int64_t bytes = scatters ? scatter_bytes(p) : list_bytes(p);
   const auto run = scatters ? kScatterCpu.get() : kGatherCpu.get();
-  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
-    run(p, thread_scratch(bytes), begin, end);
-  });
+  parallel_tasks(tasks, per_task,
+                 [&](int64_t begin, int64_t end) { run(p, thread_scratch(bytes), begin, end); });
   return dx;
 }
 
