@@ -8,16 +8,6 @@
 
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
-// A tap of the outer axes, of which a run has a list in the order of visits.
-struct Tap {
-  int64_t offset, code;
-};
-
-// First tap at or after coordinate 0, for a window that starts at `start`.
-FASTCONV_INLINE int64_t first_tap(int64_t start, int64_t dilation) {
-  return start >= 0 ? 0 : (-start + dilation - 1) / dilation;
-}
-
 // Writes n winners.  `scale` is the distance of neighbouring windows in flat positions.
 template <class A>
 FASTCONV_INLINE void store_codes(IndexType type, void* index, int64_t at, Ints<A> code, int n,
@@ -84,23 +74,6 @@ struct ForwardRun {
         inner_first(p_in.inner == 0),
         grouped(load.kGroup > 1 && inner.kernel == load.kGroup && tap_step == 1),
         taps(static_cast<Tap*>(scratch)) {}
-
-  // Lists the outer taps in [lo, hi).
-  FASTCONV_INLINE void list_taps() {
-    const int a0 = inner_first ? 1 : 0, a1 = a0 + 1, a2 = a0 + 2;
-    const int64_t s0 = p.axis[a0].dilation * p.x_strides.axis[a0];
-    const int64_t s1 = p.axis[a1].dilation * p.x_strides.axis[a1];
-    const int64_t s2 = p.axis[a2].dilation * p.x_strides.axis[a2];
-    count = 0;
-    for (int64_t k0 = lo[a0]; k0 < hi[a0]; ++k0) {
-      for (int64_t k1 = lo[a1]; k1 < hi[a1]; ++k1) {
-        for (int64_t k2 = lo[a2]; k2 < hi[a2]; ++k2) {
-          taps[count++] = {k0 * s0 + k1 * s1 + k2 * s2,
-                           k0 * codes.code[a0] + k1 * codes.code[a1] + k2 * codes.code[a2]};
-        }
-      }
-    }
-  }
 
   FASTCONV_INLINE void take(Vec<A>& best, Ints<A>& code, Vec<A> value, int64_t tap) const {
     if constexpr (kTrack) {
@@ -261,9 +234,7 @@ struct ForwardRun {
         const Axis& axis = p.axis[a];
         const int64_t start = o[i] * axis.stride - axis.pad;
         const int64_t from = first_tap(start, axis.dilation);
-        const int64_t to = start + (axis.kernel - 1) * axis.dilation < axis.in
-                               ? axis.kernel
-                               : (axis.in - start + axis.dilation - 1) / axis.dilation;
+        const int64_t to = end_tap(start, axis);
         changed = changed || from != lo[a] || to != hi[a];
         lo[a] = from;
         hi[a] = to;
@@ -272,7 +243,7 @@ struct ForwardRun {
         outer_code += from * codes.code[a];
         base += start * codes.flat[a];
       }
-      if (changed) list_taps();
+      if (changed) count = list_taps(p, p.x_strides, codes, lo, hi, taps);
       run(static_cast<const T*>(p.x) + x_at, y_at, outer_code, base, piece * kRunPiece,
           min_of(length, (piece + 1) * kRunPiece));
       if (++piece < pieces) continue;

@@ -169,18 +169,9 @@ struct GatherRun {
 
   // Turns phases into neighbouring elements.
   FASTCONV_INLINE void interleave(Vec<A> (&acc)[kSlots]) const {
-    if constexpr (kStride == 4) {
-      const Vec<A> a = interleave_low(acc[0], acc[2]), b = interleave_high(acc[0], acc[2]);
-      const Vec<A> c = interleave_low(acc[1], acc[3]), d = interleave_high(acc[1], acc[3]);
-      acc[0] = interleave_low(a, c);
-      acc[1] = interleave_high(a, c);
-      acc[2] = interleave_low(b, d);
-      acc[3] = interleave_high(b, d);
-    } else if constexpr (kStride == 2) {
-      const Vec<A> low = interleave_low(acc[0], acc[1]);
-      acc[1] = interleave_high(acc[0], acc[1]);
-      acc[0] = low;
-    } else if constexpr (kStride == 0) {
+    if constexpr (kStride > 0) {
+      interleave_phases(acc);
+    } else {
       A lanes[kMaxPhases][kL], mixed[kMaxPhases * kL];
       for (int r = 0; r < inner.stride; ++r) fastconv::FASTCONV_ISA::store(lanes[r], acc[r]);
       A* next = mixed;

@@ -23,9 +23,13 @@ constexpr int64_t gather_pieces(const Backward& p) {
   return pieces_of(ceil_div(p.axis[p.inner].in, p.axis[p.inner].stride));
 }
 
-// The backward pass gathers (vectors of inputs look at every window that covers them: right for
-// few taps and long runs) or scatters (every window adds to its winner: right for the others).  To
-// scatter, dx is cut into slabs that are contiguous in memory; a task owns one and visits all
+// The backward pass has three ways:
+// - expand: windows that share no input write to all of theirs; for runs of a vector or more;
+// - scatter: every window adds to its winner;
+// - gather: vectors of inputs look at every window that covers them; for few taps and long runs.
+enum class BackwardWay : uint8_t { kExpand, kScatter, kGather };
+
+// To scatter, dx is cut into slabs that are contiguous in memory; a task owns one and visits all
 // windows that reach into it, so that what an element sums up, and in which order, is fixed.
 struct Slabs {
   int axis;        // the outermost in memory that has more than one coordinate
@@ -84,6 +88,30 @@ constexpr bool should_scatter(const Backward& p, int lanes) {
   return scatter < inputs / static_cast<double>(inner.in) * row;
 }
 
+constexpr bool can_expand(const Backward& p, int lanes) {
+  const Axis& a = p.axis[p.inner];
+  const bool tiles = a.kernel == a.stride && a.dilation == 1 && a.pad == 0 &&
+                     (a.kernel == 2 || a.kernel == 4) && a.in >= a.out * a.stride;
+  return p.index_type == IndexType::kUint8 && is_disjoint(p) && p.taps() <= 64 &&
+         (a.is_plain() || tiles) && a.out >= lanes;
+}
+
+constexpr BackwardWay backward_way(const Backward& p, int lanes) {
+  if (can_expand(p, lanes)) return BackwardWay::kExpand;
+  return should_scatter(p, lanes) ? BackwardWay::kScatter : BackwardWay::kGather;
+}
+
+// Whether expanding writes all of dx: the rest would have to be cleared before.
+constexpr bool covers_input(const Backward& p) {
+  for (const Axis& a : p.axis) {
+    if (!a.is_plain() &&
+        (a.kernel != a.stride || a.dilation != 1 || a.out * a.stride - a.pad < a.in)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // What a thread needs beside the tensors: a list of the taps, or windows, of the outer axes; to
 // scatter, the place of every tap and perhaps a slab of sums.
 constexpr int64_t list_bytes(const Problem& p) { return p.taps() / p.axis[p.inner].kernel * 32; }
@@ -92,14 +120,24 @@ constexpr int64_t scatter_bytes(const Backward& p) {
   const int64_t places = p.index_type == IndexType::kInt64 ? 0 : round_up(p.taps() * 8, 64);
   return places + (needs_sum_slab(p) ? slabs.length * slabs.plane * 4 : 0);
 }
-constexpr int64_t gather_tasks(const Backward& p) {
-  return p.in_elements() / p.axis[p.inner].in * gather_pieces(p);
+constexpr int64_t backward_bytes(const Backward& p, BackwardWay way) {
+  return way == BackwardWay::kScatter ? scatter_bytes(p) : list_bytes(p);
 }
-constexpr int64_t scatter_tasks(const Backward& p) { return p.batch * slabs_of(p).count; }
+constexpr int64_t backward_tasks(const Backward& p, BackwardWay way) {
+  switch (way) {
+    case BackwardWay::kExpand:
+      return p.out_elements() / p.axis[p.inner].out * pieces_of(p.axis[p.inner].out);
+    case BackwardWay::kScatter:
+      return p.batch * slabs_of(p).count;
+    default:
+      return p.in_elements() / p.axis[p.inner].in * gather_pieces(p);
+  }
+}
 
 FASTCONV_DECLARE_ISA(void, forward, const Forward& p, void* scratch, int64_t begin, int64_t end)
-FASTCONV_DECLARE_ISA(void, gather, const Backward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(void, expand, const Backward& p, void* scratch, int64_t begin, int64_t end)
 FASTCONV_DECLARE_ISA(void, scatter, const Backward& p, void* scratch, int64_t begin, int64_t end)
+FASTCONV_DECLARE_ISA(void, gather, const Backward& p, void* scratch, int64_t begin, int64_t end)
 FASTCONV_DECLARE_ISA(int, lanes)  // of fp32 in a vector
 
 }  // namespace fastconv::depth_max_pool

@@ -18,8 +18,8 @@ using at::Tensor;
 using Pair = std::tuple<Tensor, Tensor>;
 
 constexpr auto kForwardCpu = FASTCONV_ISA_TABLE(forward);
-constexpr auto kGatherCpu = FASTCONV_ISA_TABLE(gather);
-constexpr auto kScatterCpu = FASTCONV_ISA_TABLE(scatter);
+constexpr IsaTable<decltype(&baseline::expand)> kBackwardCpu[] = {  // in the order of BackwardWay
+    FASTCONV_ISA_TABLE(expand), FASTCONV_ISA_TABLE(scatter), FASTCONV_ISA_TABLE(gather)};
 constexpr auto kLanesCpu = FASTCONV_ISA_TABLE(lanes);
 
 // Offsets within the window, in the smallest type of two.
@@ -213,11 +213,11 @@ Tensor backward(const Tensor& grad_output, const Tensor& index_in, at::IntArrayR
     });
     return dx;
   }
-  const bool scatters = should_scatter(p, kLanesCpu.get()());
-  const int64_t tasks = scatters ? scatter_tasks(p) : gather_tasks(p);
-  const int64_t per_task = p.in_elements() / tasks + p.out_elements() / tasks;
-  const int64_t bytes = scatters ? scatter_bytes(p) : list_bytes(p);
-  const auto run = scatters ? kScatterCpu.get() : kGatherCpu.get();
+  const BackwardWay way = backward_way(p, kLanesCpu.get()());
+  if (way == BackwardWay::kExpand && !covers_input(p)) dx.zero_();
+  const auto run = kBackwardCpu[static_cast<int>(way)].get();
+  const int64_t tasks = backward_tasks(p, way), bytes = backward_bytes(p, way);
+  const int64_t per_task = (p.in_elements() + p.out_elements()) / tasks;
   parallel_tasks(tasks, per_task,
                  [&](int64_t begin, int64_t end) { run(p, thread_scratch(bytes), begin, end); });
   return dx;
