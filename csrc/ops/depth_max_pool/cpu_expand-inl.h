@@ -5,6 +5,8 @@
 // writes its gradient, or zero, to every input that it has.  Nothing is read twice or added up.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_forward-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 // kGroup: neighbouring inputs of a window on the inner axis (1, 2 or 4), which they tile.

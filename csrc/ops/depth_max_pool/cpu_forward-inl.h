@@ -6,6 +6,8 @@
 // others ("border") load what exists and read -inf elsewhere, which never wins.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_taps-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 // Writes n winners.  `scale` is the distance of neighbouring windows in flat positions.

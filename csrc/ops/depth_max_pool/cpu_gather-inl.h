@@ -9,6 +9,8 @@
 // piece of dy to the accumulator of its phase, and at the end the phases are interleaved into dx.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_expand-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 // A row of windows that covers the row of inputs at hand: where it starts, and the winner that

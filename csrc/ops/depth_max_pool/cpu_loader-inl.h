@@ -4,6 +4,8 @@
 // Loads of lanes that are any number of elements apart.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_simd-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 // How a kernel reads lanes that are `step` elements apart.

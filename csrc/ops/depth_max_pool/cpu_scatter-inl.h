@@ -5,6 +5,8 @@
 // Slabs for why that is safe and reproducible.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_gather-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 template <class T>

@@ -5,6 +5,8 @@
 // tap code, exact stores.  Re-included per ISA level.
 #pragma once
 
+#include "common/simd-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;

@@ -4,6 +4,8 @@
 // The taps of a run of windows on the outer axes.
 #pragma once
 
+#include "ops/depth_max_pool/cpu_loader-inl.h"
+
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
 struct Tap {

@@ -5,7 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/depth_max_pool/depth_max_pool_cpu.h"
-#include "ops/depth_max_pool/torch_windows.h"
+#include "ops/depth_max_pool/windows_torch.h"
 
 #if defined(FASTCONV_WITH_CUDA)
 #include "ops/depth_max_pool/depth_max_pool_cuda.h"

@@ -11,7 +11,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "ops/depth_max_pool/torch_windows.h"
+#include "ops/depth_max_pool/windows_torch.h"
 
 namespace fastconv::depth_max_pool {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// What torch.cpp and torch_autograd.cpp share: the windows' arguments, the one function that checks
+// What torch.cpp and autograd_torch.cpp share: the windows' arguments, the one function that checks
 // them, and the winners as flat positions in terms of native ops.
 #pragma once
 
