@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Fixtures shared by the tests: devices, fresh random numbers, and the thread count."""
+
+import os
+import random
+import zlib
+
+import pytest
+import torch
+
+# Every run draws fresh numbers; FASTCONV_TEST_SEED repeats the ones that a header named.
+SEED = int(os.environ.get("FASTCONV_TEST_SEED", random.SystemRandom().randrange(2**31)))
+
+
+def pytest_report_header():
+    from fastconv import _C
+
+    return f"fastconv: FASTCONV_TEST_SEED={SEED}, ISA levels {', '.join(_C.isa_levels())}"
+
+
+def pytest_collection_modifyitems(items):
+    from fastconv import _C
+
+    if torch.cuda.is_available() and _C.has_cuda():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device and CUDA kernels")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Runs a test on the CPU and, where there is one, on a CUDA device."""
+    return request.param
+
+
+@pytest.fixture
+def rng(request):
+    """A generator of this test's own, so that a seed repeats it without the tests before it."""
+    own = zlib.crc32(request.node.name.encode())
+    return torch.Generator().manual_seed((SEED << 32) + own)
+
+
+@pytest.fixture(autouse=True)
+def _restore_global_state(request):
+    """Seeds torch's own generator, and puts back what a test may leave behind."""
+    torch.manual_seed(SEED ^ zlib.crc32(request.node.name.encode()))
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
