@@ -36,6 +36,15 @@ def require_torch(version: str, where: str) -> None:
         )
 
 
+def no_torch(python: str) -> str:
+    """The message for a build that has no torch and may not fetch one."""
+    return (
+        f"torch is needed to build, and {python} has none.\n"
+        f"Run: {python} -m pip install torch\n"
+        "and then the same command again, or use pip with build isolation, which fetches torch."
+    )
+
+
 def sources(root: str, cuda: bool) -> list[str]:
     """Every C++ file under csrc, and with `cuda` every .cu file, relative to `root`, sorted."""
     found = []

@@ -30,6 +30,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import build_plan
 from stop import BuildStop
 
+MIN_SETUPTOOLS = 77  # the first that reads pyproject.toml's license
 PYTHON_VARIABLE = "FASTCONV_BUILD_PYTHON"
 REQUIREMENT = "torch>=" + ".".join(map(str, build_plan.MIN_TORCH))
 
@@ -131,6 +132,19 @@ def _check_age(folder: str) -> None:
         build_plan.require_torch(found[1], folder)
 
 
+def check_tools() -> None:
+    """Stops before anything is fetched or compiled when the build cannot end well."""
+    if int(setuptools.__version__.split(".")[0]) < MIN_SETUPTOOLS:
+        raise BuildStop(
+            f"setuptools {setuptools.__version__} is too old. "
+            f"Run: {sys.executable} -m pip install 'setuptools>={MIN_SETUPTOOLS}' ninja"
+        )
+    spec = importlib.util.find_spec("torch")
+    if spec is None:
+        raise BuildStop(build_plan.no_torch(sys.executable))
+    _check_age(os.path.dirname(spec.origin or ""))
+
+
 def get_requires_for_build_wheel(config_settings=None):
     """What setuptools needs, and torch where there is none."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *torch_requirements()]
@@ -139,6 +153,18 @@ def get_requires_for_build_wheel(config_settings=None):
 def get_requires_for_build_editable(config_settings=None):
     """The same for an editable install."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *torch_requirements()]
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    """setuptools' hook, the first one that is called without build isolation."""
+    check_tools()
+    return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(metadata_directory, config_settings=None):
+    """The same for an editable install."""
+    check_tools()
+    return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 
 borrow_torch()

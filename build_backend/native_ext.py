@@ -14,9 +14,24 @@ from typing import Any
 import build_plan
 from cuda_choice import Choice, choose
 from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.command.build_py import build_py as _build_py
 from stop import BuildStop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class build_py(_build_py):
+    """Copies the Python files to a clean folder.
+
+    pip builds in the checkout, so modules that have since been renamed or removed would still be
+    in the build folder and end up in the wheel.
+    """
+
+    def run(self) -> None:
+        """Empties the folder first, then copies."""
+        if not self.editable_mode:
+            shutil.rmtree(os.path.join(self.build_lib, "fastconv"), ignore_errors=True)
+        super().run()
 
 
 class build_ext(_build_ext):
@@ -107,12 +122,7 @@ def _import_torch() -> ModuleType:
     except ModuleNotFoundError as problem:
         if problem.name != "torch":
             raise BuildStop(f"torch cannot be imported here: {problem}") from problem
-        raise BuildStop(
-            f"""\
-            torch is needed to build and {sys.executable} has none.
-            Run: pip install torch
-            and then the same command again; or let pip fetch it: pip install . (with isolation)"""
-        ) from None
+        raise BuildStop(build_plan.no_torch(sys.executable)) from None
     return torch
 
 

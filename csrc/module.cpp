@@ -40,14 +40,18 @@ void set_isa(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastconv's compiled operators: torch.ops.fastconv.*";
   m.def("isa_levels", &isa_levels, "ISA levels that this CPU can run, weakest first.");
-  m.def("isa", [] { return std::string(fastconv::isa_name(fastconv::active_isa())); },
-        "The ISA level in use.");
+  m.def(
+      "isa", [] { return std::string(fastconv::isa_name(fastconv::active_isa())); },
+      "The ISA level in use.");
   m.def("set_isa", &set_isa, pybind11::arg("name"), "Forces an ISA level; for tests.");
-  m.def("has_cuda", [] {
+  m.def(
+      "has_cuda",
+      [] {
 #if defined(FASTCONV_WITH_CUDA)
-    return true;
+        return true;
 #else
-    return false;
+        return false;
 #endif
-  }, "Whether the CUDA kernels were built.");
+      },
+      "Whether the CUDA kernels were built.");
 }

@@ -6,9 +6,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/functorch/DynamicLayer.h>
 #include <c10/core/MemoryFormat.h>
-#include <torch/csrc/autograd/forward_grad.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <vector>
 
@@ -44,7 +44,11 @@ inline bool is_arithmetic_dtype(at::ScalarType type) {
 // True where an opaque autograd node cannot serve: inside a torch.func transform, or with a
 // forward-mode tangent.  The op is then built from native ops, which torch knows how to transform.
 inline bool needs_decomposition(at::ArrayRef<at::Tensor> tensors) {
-  if (at::functorch::maybeCurrentDynamicLayer().has_value()) return true;
+  // Set for as long as any transform is on functorch's stack (its own header needs a library that
+  // torch does not ship).
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) {
+    return true;
+  }
   for (const at::Tensor& t : tensors) {
     if (t.defined() && t._fw_grad(/*level=*/0).defined()) return true;
   }
@@ -75,9 +79,11 @@ void launch_cuda(const at::Tensor& t, [[maybe_unused]] const Launch& launch) {
   const c10::cuda::CUDAGuard guard(t.device());
   C10_CUDA_CHECK(launch(at::cuda::getCurrentCUDAStream().stream()));
 #else
-  TORCH_CHECK(false, "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON
-                     ". Reinstall it with an nvcc that matches torch's CUDA (python -m fastconv "
-                     "says what is missing), or move the tensor (", t.device(), ") to the CPU.");
+  TORCH_CHECK(false,
+              "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON
+              ". Reinstall it with an nvcc that matches torch's CUDA (python -m fastconv "
+              "says what is missing), or move the tensor (",
+              t.device(), ") to the CPU.");
 #endif
 }
 

@@ -8,9 +8,19 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
+from importlib.machinery import PathFinder
+from urllib.parse import unquote
+
+try:
+    from fastconv import _build_info
+except ImportError:  # not compiled: check_import() says what to do
+    __version__ = "unknown"
+else:
+    __version__ = _build_info.version
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def config() -> Config:
     """
     import torch
 
-    from fastconv import _C, _build_info
+    from fastconv import _C
 
     return Config(
         version=_build_info.version,
@@ -77,13 +87,12 @@ def check_import() -> None:
     """
     folder = os.path.dirname(os.path.abspath(__file__))
     if util.find_spec("fastconv._build_info") is None:
+        if _import_installed(folder):
+            return  # that one has checked itself
         raise ImportError(
-            f"{folder} is the source of fastconv and is not compiled. Compile it with "
-            f"{sys.executable} -m pip install -e {os.path.dirname(folder)} or, if fastconv is "
-            "installed, start Python in another folder."
+            f"{folder} is the source of fastconv and is not compiled. "
+            f"Run: {sys.executable} -m pip install {shlex.quote(os.path.dirname(folder))}"
         )
-    from fastconv import _build_info
-
     try:
         import torch
     except ModuleNotFoundError:
@@ -99,6 +108,30 @@ def check_import() -> None:
     )
     if problem:
         raise ImportError(f"{problem} Rebuild it: {_reinstall_command()}")
+
+
+def _import_installed(source: str) -> bool:
+    """Imports the installed package in place of its own source in `source`, if there is one.
+
+    Python puts the current folder first on sys.path, so in a checkout `import fastconv` finds the
+    source, of which pip has compiled and installed a copy.
+    """
+    root = os.path.dirname(source)
+    others = [entry for entry in sys.path if os.path.abspath(entry) != root]
+    spec = PathFinder.find_spec("fastconv", others)
+    if spec is None or spec.origin is None:
+        return False
+    if not os.path.isfile(os.path.join(os.path.dirname(spec.origin), "_build_info.py")):
+        return False
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fastconv"]:
+        del sys.modules[name]
+    before = sys.path[:]
+    sys.path[:] = others
+    try:
+        import_module("fastconv")  # whoever is importing fastconv gets this one
+    finally:
+        sys.path[:] = before
+    return True
 
 
 def mismatch(built: str, built_cuda: str | None, running: str, running_cuda: str | None) -> str:
@@ -156,9 +189,11 @@ def _reinstall_command() -> str:
         text = None
     if text:
         record = json.loads(text)
-        source = record["url"].removeprefix("file://")
-        if "vcs_info" in record:
-            source = f"{record['vcs_info']['vcs']}+{source}"
+        source = record["url"]
+        if source.startswith("file://"):
+            source = shlex.quote(unquote(source.removeprefix("file://")))
+        if origin := record.get("vcs_info"):
+            source = f"{origin['vcs']}+{source}@{origin['commit_id']}"
         editable = "-e " if record.get("dir_info", {}).get("editable") else ""
     options = "--force-reinstall --no-deps --no-cache-dir"
     return f"{sys.executable} -m pip install {options} {editable}{source}"

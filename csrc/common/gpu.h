@@ -18,7 +18,7 @@
 #include <cuda_runtime.h>
 
 // `T* name`: the block's dynamic shared memory.
-#define FASTCONV_DYNAMIC_SMEM(T, name)                               \
+#define FASTCONV_DYNAMIC_SMEM(T, name)                                \
   extern __shared__ __align__(128) unsigned char fastconv_smem_raw[]; \
   T* name = reinterpret_cast<T*>(fastconv_smem_raw)
 

@@ -14,9 +14,9 @@ namespace fastconv {
 
 // X-macro over the levels, weakest first: X(name, ...).  One line here adds a level everywhere.
 #if defined(__x86_64__)
-#define FASTCONV_FOREACH_ISA(X, ...)      \
-  X(baseline __VA_OPT__(, ) __VA_ARGS__)  \
-  X(avx2 __VA_OPT__(, ) __VA_ARGS__)      \
+#define FASTCONV_FOREACH_ISA(X, ...)     \
+  X(baseline __VA_OPT__(, ) __VA_ARGS__) \
+  X(avx2 __VA_OPT__(, ) __VA_ARGS__)     \
   X(avx512 __VA_OPT__(, ) __VA_ARGS__)
 #else
 #define FASTCONV_FOREACH_ISA(X, ...) X(baseline __VA_OPT__(, ) __VA_ARGS__)
@@ -32,8 +32,8 @@ enum class Isa : uint8_t {
 constexpr int kIsaCount = static_cast<int>(Isa::kCount);
 
 const char* isa_name(Isa isa);
-bool isa_supported(Isa isa);  // by the CPU that runs this
-Isa active_isa();             // the best supported level, or the one FASTCONV_ISA names
+bool isa_supported(Isa isa);   // by the CPU that runs this
+Isa active_isa();              // the best supported level, or the one FASTCONV_ISA names
 void set_active_isa(Isa isa);  // for tests; not thread-safe against running kernels
 
 // A function pointer per level; the initialiser comes from FASTCONV_ISA_TABLE.

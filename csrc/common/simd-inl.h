@@ -278,7 +278,7 @@ FASTCONV_INLINE VecF32 load(const bf16* p) { return load_half(p); }
 FASTCONV_INLINE VecF32 load(const f16* p) { return load_half(p); }
 FASTCONV_INLINE void store(bf16* p, VecF32 v) { store_half(p, v); }
 FASTCONV_INLINE void store(f16* p, VecF32 v) { store_half(p, v); }
-// The first n lanes, 0 <= n < lanes: the others read as zero and are never touched in memory.
+// The first n lanes, 0 <= n <= lanes: the others read as zero and are never touched in memory.
 FASTCONV_INLINE VecF32 load_n(const bf16* p, int n) { return load_half_n(p, n); }
 FASTCONV_INLINE VecF32 load_n(const f16* p, int n) { return load_half_n(p, n); }
 FASTCONV_INLINE void store_n(bf16* p, VecF32 v, int n) { store_half_n(p, v, n); }

@@ -66,7 +66,9 @@ struct BackwardWeight : Problem {
   Strides5 dy_strides;
   void* dw;         // dense, in the tensor's own dtype; may be null when only db is asked for
   void* db;         // may be null
-  void* workspace;  // partial sums: *_workspace_bytes() of them
+  void* workspace;  // partial sums; on CUDA, backward_weight_workspace_bytes_cuda() bytes
 };
+
+int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile);
 
 }  // namespace fastconv::depthwise_conv

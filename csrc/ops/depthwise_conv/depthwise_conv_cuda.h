@@ -12,7 +12,6 @@ namespace fastconv::depthwise_conv {
 
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream);
 cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t stream);
-int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile);
 cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv

@@ -1,0 +1,129 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Forward and backward-data seen as one operation, for the CPU kernels.
+//
+// Along each axis the outputs fall into `phases`; output o = phase + phases * t reads
+//   in[step * t + offset + i * offset_step]   with tap   tap + i * tap_step,   0 <= i < count.
+// Forward:        one phase, step = stride, taps 0, 1, ... at offsets -pad, dilation - pad, ...
+// Backward-data:  `stride` phases with step 1.  dx[i] needs o with o*stride = i + pad - k*dilation;
+//   for i = phase + stride*t, o = t + (phase + pad - k*dilation) / stride wherever that divides.
+//   The taps of one phase are stride/g apart and their offsets dilation/g, g = gcd(stride,
+//   dilation): again an arithmetic progression, so no table of taps is needed.
+#pragma once
+
+#include "common/types.h"
+#include "ops/depthwise_conv/depthwise_conv.h"
+
+namespace fastconv::depthwise_conv {
+
+struct TapRun {
+  int64_t count, tap, tap_step, offset, offset_step;
+};
+
+struct CorrelationAxis {
+  int64_t in, out, kernel, phases, step;
+  Axis axis;
+  bool backward;
+
+  // How many outputs of a phase lie in [0, o): those are t in [0, that many).
+  constexpr int64_t outputs(int64_t phase, int64_t o) const {
+    return phase >= o ? 0 : ceil_div(o - phase, phases);
+  }
+
+  constexpr TapRun taps(int64_t phase) const {
+    const auto [in_, out_, k, stride, dilation, pad] = axis;
+    if (!backward) return {k, 0, 1, -pad, dilation};
+    // The last tap that meets this phase comes first: offsets then increase.
+    const int64_t period = stride / gcd(stride, dilation);
+    for (int64_t tap = k - 1; tap >= max_of(0, k - period); --tap) {
+      const int64_t numerator = phase + pad - tap * dilation;
+      if (floor_mod(numerator, stride) == 0) {
+        return {tap / period + 1, tap, -period, floor_div(numerator, stride),
+                dilation * period / stride};
+      }
+    }
+    return {0, 0, 0, 0, 1};
+  }
+
+  // The in-bounds taps of output t: i in [first, last).
+  struct Range {
+    int64_t first, last;
+  };
+  constexpr Range valid(const TapRun& run, int64_t t) const {
+    const int64_t x = step * t + run.offset;
+    const int64_t first = x >= 0 ? 0 : ceil_div(-x, run.offset_step);
+    const int64_t last = x >= in ? 0 : ceil_div(in - x, run.offset_step);
+    return {first, min_of(last, run.count)};
+  }
+
+  // Bounds of the input positions that any output in [o0, o1) reads, unclipped: [lo, hi).
+  constexpr Range reads(int64_t o0, int64_t o1) const {
+    if (backward) {
+      const int64_t span = (axis.kernel - 1) * axis.dilation;
+      return {floor_div(o0 + axis.pad - span, axis.stride),
+              floor_div(o1 - 1 + axis.pad, axis.stride) + 1};
+    }
+    return {o0 * step - axis.pad,
+            (o1 - 1) * step - axis.pad + (axis.kernel - 1) * axis.dilation + 1};
+  }
+
+ private:
+  static constexpr int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
+};
+
+// x -> y, where y has `fan_out` channels per channel of x (forward) or x has `fan_in` channels per
+// channel of y (backward-data).  One of the two is 1.
+struct Correlation {
+  Dtype dtype;
+  int64_t batch, in_channels, out_channels, fan_out, fan_in;
+  int64_t taps;
+  CorrelationAxis axis[kSpatial];
+  const void* x;
+  Strides5 x_strides;
+  const void* weight;  // dense (max(in_channels, out_channels), taps)
+  const void* bias;    // null, or out_channels of them
+  void* y;
+  Strides5 y_strides;
+
+  // The task grid: channel blocks x batch x planes x row chunks x column chunks, the last one
+  // fastest.  Chunks are whole multiples of the phases.
+  int64_t channel_block, row_chunk, column_chunk;
+
+  constexpr int64_t channel_blocks() const { return ceil_div(out_channels, channel_block); }
+  constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
+  constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }
+  constexpr int64_t tasks() const {
+    return channel_blocks() * batch * axis[0].out * row_chunks() * column_chunks();
+  }
+
+  // One task: output channels [c0, c1) of image n, plane z, rows [y0, y1), columns [x0, x1).
+  struct Task {
+    int64_t block, c0, c1, n, z, y0, y1, x0, x1;
+  };
+  constexpr Task task(int64_t index) const {
+    const int64_t column = index % column_chunks();
+    index /= column_chunks();
+    const int64_t row = index % row_chunks();
+    index /= row_chunks();
+    const int64_t z = index % axis[0].out;
+    index /= axis[0].out;
+    const int64_t n = index % batch, block = index / batch;
+    return {block,
+            block * channel_block,
+            min_of((block + 1) * channel_block, out_channels),
+            n,
+            z,
+            row * row_chunk,
+            min_of((row + 1) * row_chunk, axis[1].out),
+            column * column_chunk,
+            min_of((column + 1) * column_chunk, axis[2].out)};
+  }
+  // Elementary steps of one task, for the threading grain: vector FMAs, and loads and stores.
+  constexpr int64_t work() const {
+    const int64_t pixels = min_of(row_chunk, axis[1].out) * min_of(column_chunk, axis[2].out);
+    return 1 + pixels * min_of(channel_block, out_channels) * (taps * fan_in + 8) / 32;
+  }
+};
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,232 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Channels-last correlation: vector lanes are channels.
+//
+// A tile is `Width` output columns x one vector of channels, all in registers.  Per filter row each
+// input column is loaded once and meets every tap that needs it: for Width 14 and 3 taps that is
+// 16 + 3 loads for 42 FMAs.  Columns outside the image come from a vector of zeros, chosen by
+// pointer, so that border tiles run the same code.
+#pragma once
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+using namespace ::fastconv::FASTCONV_ISA;
+
+// How a tap's input vector relates to the output channels' vector.
+enum class Lanes { kSame, kExpanded };  // kExpanded: forward with fan_out > 1
+
+// One (kd, kh) of the filter that lies inside the image.
+struct RowTap {
+  int64_t row;     // element offset of the input row from the image's start
+  int64_t weight;  // first tap of the filter row, in taps
+};
+
+template <class T>
+struct ChannelTile {
+  const T* x;              // image n, first input channel of the vector, row 0, column 0
+  const Accum<T>* weight;  // the vector's packed weights: [tap][lane]
+  const RowTap* rows;
+  int64_t row_count;
+  int64_t column_stride;  // elements between input columns
+  int64_t width;          // input columns
+  TapRun run;             // taps along the row
+  int64_t step;           // input columns per output column
+  const T* zeros;
+  Vec<Accum<T>> bias;
+  int lanes;      // input channels to load, <= kLanes
+  VecI32 expand;  // fan_out > 1: input lane of each output lane
+};
+
+// With AVX-512 a masked access costs what a full one does, so every tile is masked.
+constexpr bool kAlwaysMasked = FASTCONV_LEVEL == 2;
+
+template <bool Partial, class T>
+FASTCONV_INLINE Vec<Accum<T>> load_lanes(const T* p, int lanes) {
+  if constexpr (Partial) {
+    return load_n(p, lanes);
+  } else {
+    return load(p);
+  }
+}
+
+template <class A>
+FASTCONV_INLINE Vec<A> expand_lanes(Vec<A> v, VecI32 index) {
+  if constexpr (sizeof(A) == 8) {
+    typedef int64_t VecI64 __attribute__((vector_size(kVectorBytes)));
+    VecI64 wide;
+    for (int i = 0; i < kLanes<A>; ++i) wide[i] = index[i];
+    return __builtin_shuffle(v, wide);
+  } else {
+    return __builtin_shuffle(v, index);
+  }
+}
+
+template <bool Edge, bool Partial, Lanes L, class T>
+FASTCONV_INLINE Vec<Accum<T>> load_column(const ChannelTile<T>& t, const T* row, int64_t x) {
+  const T* p = row + x * t.column_stride;
+  if constexpr (Edge) p = static_cast<uint64_t>(x) < static_cast<uint64_t>(t.width) ? p : t.zeros;
+  Vec<Accum<T>> v = load_lanes<Partial>(p, t.lanes);
+  if constexpr (L == Lanes::kExpanded) v = expand_lanes<Accum<T>>(v, t.expand);
+  return v;
+}
+
+// `Taps` neighbouring taps of one filter row.  Step is the compile-time column step.
+template <int Taps, int Step, int Width, bool Edge, bool Partial, class T>
+FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x,
+                                const Accum<T>* weight, int64_t weight_step,
+                                Vec<Accum<T>> (&acc)[Width]) {
+  using A = Accum<T>;
+  Vec<A> w[Taps];
+#pragma GCC unroll 8
+  for (int k = 0; k < Taps; ++k) {
+    w[k] = load(weight + k * weight_step);
+    pin(w[k]);
+  }
+#pragma GCC unroll 64
+  for (int i = 0; i < (Width - 1) * Step + Taps; ++i) {
+    if (Taps < Step && i % Step >= Taps) continue;  // a column that no output uses
+    Vec<A> v = load_column<Edge, Partial, Lanes::kSame>(t, row, x + i);
+    pin(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < Taps; ++k) {
+      const int o = i - k;
+      if (o >= 0 && o % Step == 0 && o / Step < Width) acc[o / Step] = fma(v, w[k], acc[o / Step]);
+    }
+  }
+}
+
+// One tap, any step: one load per FMA.
+template <int Width, bool Edge, bool Partial, Lanes L, class T>
+FASTCONV_INLINE void single_tap(const ChannelTile<T>& t, const T* row, int64_t x,
+                                const Accum<T>* weight, Vec<Accum<T>> (&acc)[Width]) {
+  const Vec<Accum<T>> w = load(weight);
+#pragma GCC unroll 16
+  for (int o = 0; o < Width; ++o) {
+    acc[o] = fma(load_column<Edge, Partial, L>(t, row, x + o * t.step), w, acc[o]);
+  }
+}
+
+// Accumulates the tile whose first output column is number `o` of the phase.  Step 0 stands for
+// any step and any dilation.
+template <int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
+FASTCONV_INLINE void accumulate(const ChannelTile<T>& t, int64_t o, Vec<Accum<T>> (&acc)[Width]) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const int64_t weight_step = t.run.tap_step * kV;
+#pragma GCC unroll 16
+  for (int i = 0; i < Width; ++i) acc[i] = t.bias;
+  for (int64_t r = 0; r < t.row_count; ++r) {
+    const T* row = t.x + t.rows[r].row;
+    const Accum<T>* weight = t.weight + (t.rows[r].weight + t.run.tap) * kV;
+    int64_t x = t.step * o + t.run.offset;
+    int64_t left = t.run.count;
+    if constexpr (Step == 0) {
+      for (; left > 0; --left, x += t.run.offset_step, weight += weight_step) {
+        single_tap<Width, Edge, Partial, L>(t, row, x, weight, acc);
+      }
+    } else {
+      while (left > 0) {
+        int taps = 1;
+        if (left >= 7) {
+          dense_taps<7, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          taps = 7;
+        } else if (left >= 5) {
+          dense_taps<5, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          taps = 5;
+        } else if (left >= 3) {
+          dense_taps<3, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          taps = 3;
+        } else {
+          single_tap<Width, Edge, Partial, L>(t, row, x, weight, acc);
+        }
+        left -= taps;
+        x += taps;
+        weight += taps * weight_step;
+      }
+    }
+  }
+}
+
+// Where a tile's outputs go: the tensor, or fp32 scratch when channels are summed afterwards.
+template <class T>
+struct ChannelSink {
+  T* y;
+  Accum<T>* sums;
+  int64_t column_stride;
+  int lanes;
+};
+
+template <int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
+void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink) {
+  Vec<Accum<T>> acc[Width];
+  accumulate<Step, Width, Edge, Partial, L>(t, o, acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < Width; ++i) {
+    const int64_t at = (o + i) * sink.column_stride;
+    if (sink.sums != nullptr) {
+      store(sink.sums + at, acc[i]);
+    } else if constexpr (Partial) {
+      store_n(sink.y + at, acc[i], sink.lanes);
+    } else {
+      store(sink.y + at, acc[i]);
+    }
+  }
+}
+
+template <int Step, int Width, bool Partial, Lanes L, class T>
+FASTCONV_INLINE void channel_tile_at(const ChannelTile<T>& t, int64_t o,
+                                     const ChannelSink<T>& sink) {
+  const int64_t first = t.step * o + t.run.offset;
+  const int64_t last = first + t.step * (Width - 1) + (t.run.count - 1) * t.run.offset_step;
+  if (first >= 0 && last < t.width) {
+    channel_tile<Step, Width, false, Partial, L>(t, o, sink);
+  } else {
+    channel_tile<Step, Width, true, Partial, L>(t, o, sink);
+  }
+}
+
+// Outputs [o, end) of a phase.  Tile widths divide the widths of the usual networks (multiples of
+// 7); what is left over is covered by a tile that overlaps the one before.
+template <int Step, bool Partial, Lanes L, class T>
+void channel_row(const ChannelTile<T>& t, int64_t o, int64_t end, const ChannelSink<T>& sink) {
+  constexpr int kWide = kVectorRegisters >= 32 ? 14 : 7;
+  const int64_t count = end - o;
+  for (; end - o >= kWide; o += kWide) channel_tile_at<Step, kWide, Partial, L>(t, o, sink);
+  if (kWide > 7 && end - o > 7 && count >= kWide) {
+    channel_tile_at<Step, kWide, Partial, L>(t, end - kWide, sink);
+  } else if (count >= 7) {
+    for (; o < end; o += 7) channel_tile_at<Step, 7, Partial, L>(t, min_of(o, end - 7), sink);
+  } else if (count >= 3) {
+    for (; o < end; o += 3) channel_tile_at<Step, 3, Partial, L>(t, min_of(o, end - 3), sink);
+  } else {
+    for (; o < end; ++o) channel_tile_at<Step, 1, Partial, L>(t, o, sink);
+  }
+}
+
+template <int Step, Lanes L, class T>
+void channel_row_masked(const ChannelTile<T>& t, int64_t o, int64_t end,
+                        const ChannelSink<T>& sink) {
+  constexpr int kV = kLanes<Accum<T>>;
+  if (kAlwaysMasked || t.lanes < kV || sink.lanes < kV) {
+    channel_row<Step, true, L>(t, o, end, sink);
+  } else {
+    channel_row<Step, kAlwaysMasked, L>(t, o, end, sink);
+  }
+}
+
+template <class T>
+void channel_row_dispatch(const ChannelTile<T>& t, int64_t o, int64_t end,
+                          const ChannelSink<T>& sink, bool expanded) {
+  const bool dense = t.run.offset_step == 1 || t.run.count == 1;
+  if (expanded) {
+    channel_row_masked<0, Lanes::kExpanded>(t, o, end, sink);
+  } else if (dense && t.step == 1) {
+    channel_row_masked<1, Lanes::kSame>(t, o, end, sink);
+  } else if (dense && t.step == 2) {
+    channel_row_masked<2, Lanes::kSame>(t, o, end, sink);
+  } else {
+    channel_row_masked<0, Lanes::kSame>(t, o, end, sink);
+  }
+}
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA

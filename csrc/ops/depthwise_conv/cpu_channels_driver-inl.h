@@ -1,0 +1,166 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Walks the task grid of a channels-last correlation: packs a block's weights, lists the filter
+// rows that meet each output row, and hands rows to the tiles.
+#pragma once
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+// Scratch of one thread, in order: packed weights and biases of a channel block, row list, zeros,
+// and, for fan_in > 1, one output row of sums before the channels are added.
+template <class T>
+struct ChannelScratch {
+  using A = Accum<T>;
+  A* weight;  // [vector][tap][lane]
+  A* bias;    // [vector][lane]
+  RowTap* rows;
+  T* zeros;
+  A* sums;  // [column][channel of x in the block]
+
+  // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
+  static int64_t vectors(const Correlation& p) {
+    return ceil_div(min_of(p.channel_block, p.out_channels) * p.fan_in, kLanes<A>);
+  }
+  static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
+
+  int64_t carve(const Correlation& p, char* base) {
+    char* at = base;
+    const auto take = [&at](int64_t size) {
+      char* piece = at;
+      at += round_up(size, 64);
+      return piece;
+    };
+    const int64_t lanes = vectors(p) * kLanes<A>;
+    weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
+    bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
+    rows = reinterpret_cast<RowTap*>(
+        take(p.axis[0].kernel * p.axis[1].kernel * static_cast<int64_t>(sizeof(RowTap))));
+    zeros = reinterpret_cast<T*>(take(kVectorBytes));
+    sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
+    return at - base;
+  }
+};
+
+// Weights and biases of `count` filters from `first` on; missing lanes are zero.
+template <class T>
+void pack_weights(const Correlation& p, int64_t first, int64_t count, ChannelScratch<T>& s) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  const T* weight = static_cast<const T*>(p.weight) + first * p.taps;
+  const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first;
+  for (int64_t v = 0; v * kV < count; ++v) {
+    const int lanes = static_cast<int>(min_of(kV, count - v * kV));
+    A* packed = s.weight + v * p.taps * kV;
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+      for (int i = 0; i < lanes; ++i) {
+        packed[tap * kV + i] = to_float(weight[(v * kV + i) * p.taps + tap]);
+      }
+      for (int i = lanes; i < kV; ++i) packed[tap * kV + i] = 0;
+    }
+    for (int i = 0; i < kV; ++i) {
+      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[v * kV + i]) : A{0};
+    }
+  }
+}
+
+// The (kd, kh) that meet output (z, y), as offsets into x.
+inline int64_t list_rows(const Correlation& p, int64_t z, int64_t y, RowTap* rows) {
+  const CorrelationAxis& depth = p.axis[0];
+  const CorrelationAxis& height = p.axis[1];
+  const int64_t tz = z / depth.phases, ty = y / height.phases;
+  const TapRun dz = depth.taps(z % depth.phases), dy = height.taps(y % height.phases);
+  const auto [d_first, d_last] = depth.valid(dz, tz);
+  const auto [h_first, h_last] = height.valid(dy, ty);
+  int64_t count = 0;
+  for (int64_t d = d_first; d < d_last; ++d) {
+    const int64_t plane = (tz * depth.step + dz.offset + d * dz.offset_step) * p.x_strides.sp[0];
+    for (int64_t h = h_first; h < h_last; ++h) {
+      const int64_t row = ty * height.step + dy.offset + h * dy.offset_step;
+      const int64_t tap = (dz.tap + d * dz.tap_step) * height.kernel + dy.tap + h * dy.tap_step;
+      rows[count++] = {plane + row * p.x_strides.sp[1], tap * p.axis[2].kernel};
+    }
+  }
+  return count;
+}
+
+// y = sums over groups of `fan_in` neighbouring channels, in order.
+template <class T>
+void sum_channels(const Correlation& p, const Accum<T>* sums, int64_t lanes,
+                  const Correlation::Task& task, T* y) {
+  for (int64_t column = task.x0; column < task.x1; ++column, sums += lanes) {
+    T* out = y + task.c0 + column * p.y_strides.sp[2];
+    for (int64_t c = 0; c < task.c1 - task.c0; ++c) {
+      Accum<T> sum = 0;
+      for (int64_t j = 0; j < p.fan_in; ++j) sum += sums[c * p.fan_in + j];
+      out[c] = from_float<T>(sum);
+    }
+  }
+}
+
+// Columns [task.x0, task.x1) of one output row, whose start is `y`.
+template <class T>
+void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
+                         const Correlation::Task& task, const T* x, T* y, int64_t row_count) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  const CorrelationAxis& columns = p.axis[2];
+  const int64_t c0 = task.c0, channels = task.c1 - task.c0;
+  const int64_t wide = channels * p.fan_in;  // filters of this block
+  const int64_t padded = round_up(wide, kV);
+  for (int64_t v = 0; v * kV < wide; ++v) {
+    const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
+    // Output channels c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
+    const int64_t first = c0 * p.fan_in + v * kV;
+    const int64_t x_first = first / p.fan_out;
+    ChannelTile<T> tile;
+    tile.x = x + x_first;
+    tile.weight = s.weight + v * p.taps * kV;
+    tile.rows = s.rows;
+    tile.row_count = row_count;
+    tile.column_stride = p.x_strides.sp[2];
+    tile.width = columns.in;
+    tile.step = columns.step;
+    tile.zeros = s.zeros;
+    tile.bias = load(s.bias + v * kV);
+    tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
+    for (int i = 0; p.fan_out > 1 && i < kV; ++i) {
+      tile.expand[i] = i < lanes ? static_cast<int32_t>((first + i) / p.fan_out - x_first) : 0;
+    }
+    for (int64_t phase = 0; phase < columns.phases; ++phase) {
+      tile.run = columns.taps(phase);
+      ChannelSink<T> sink{y + c0 + v * kV + phase * p.y_strides.sp[2], nullptr,
+                          columns.phases * p.y_strides.sp[2], lanes};
+      if (p.fan_in > 1) {
+        sink.sums = s.sums + (phase - task.x0) * padded + v * kV;
+        sink.column_stride = columns.phases * padded;
+      }
+      channel_row_dispatch(tile, columns.outputs(phase, task.x0), columns.outputs(phase, task.x1),
+                           sink, p.fan_out > 1);
+    }
+  }
+  if (p.fan_in > 1) sum_channels<T>(p, s.sums, padded, task, y);
+}
+
+template <class T>
+void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
+  ChannelScratch<T> s;
+  s.carve(p, static_cast<char*>(scratch));
+  std::memset(s.zeros, 0, kVectorBytes);
+  int64_t packed_block = -1;
+  for (int64_t i = begin; i < end; ++i) {
+    const Correlation::Task task = p.task(i);
+    if (task.block != packed_block) {
+      pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
+      packed_block = task.block;
+    }
+    const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;
+    T* plane = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.z * p.y_strides.sp[0];
+    for (int64_t y = task.y0; y < task.y1; ++y) {
+      const int64_t rows = list_rows(p, task.z, y, s.rows);
+      channels_output_row<T>(p, s, task, x, plane + y * p.y_strides.sp[1], rows);
+    }
+  }
+}
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA

@@ -1,0 +1,148 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
+// are the same for any number of threads.
+#include "ops/depthwise_conv/cpu.h"
+
+namespace fastconv::depthwise_conv {
+namespace {
+
+constexpr int64_t kTasks = 32;              // enough to balance the threads of a usual machine
+constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
+constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
+constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
+constexpr int64_t kColumns = 4096;
+constexpr int64_t kLanes = 16;  // of the widest level: blocks of channels are multiples of it
+
+CorrelationAxis make_axis(const Axis& a, bool backward) {
+  if (backward) return {a.out, a.in, a.kernel, a.stride, 1, a, true};
+  return {a.in, a.out, a.kernel, 1, a.stride, a, false};
+}
+
+int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
+
+int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
+  at_most = max_of(at_most, unit);
+  const int64_t pieces = max_of(1, ceil_div(total, at_most));
+  return max_of(unit, round_up(ceil_div(total, pieces), unit));
+}
+
+// Channels whose input rows stay in L2 while neighbouring output rows reuse them.
+int64_t channel_block(const Problem& p) {
+  const Axis& height = p.axis[1];
+  const int64_t row = p.axis[2].in * element_size(p.dtype);
+  const int64_t shared = height.kernel > 1 ? height.kernel * row : 1;
+  return max_of(kLanes, min_of(256, kBlockBytes / max_of(1, shared)) / kLanes * kLanes);
+}
+
+// Rows and columns per task such that `groups` other tasks times these come to kTasks or more.
+struct Chunks {
+  int64_t rows, columns;
+};
+Chunks chunks_for(int64_t groups, const CorrelationAxis& height, const CorrelationAxis& width) {
+  const int64_t rows_wanted = ceil_div(kTasks, max_of(1, groups));
+  const int64_t rows =
+      even_split(height.out, ceil_div(max_of(1, height.out), rows_wanted), height.phases);
+  const int64_t row_chunks = max_of(1, ceil_div(height.out, rows));
+  const int64_t columns_wanted = ceil_div(kTasks, max_of(1, groups * row_chunks));
+  const int64_t columns = min_of(kColumns, max_of(512, ceil_div(width.out, columns_wanted)));
+  return {rows, even_split(width.out, columns, width.phases)};
+}
+
+// Output rows whose staged input rows fit the budget, given `planes` of them at once.
+int64_t staged_rows(const CorrelationAxis& height, const CorrelationAxis& width, int64_t columns,
+                    int64_t planes, Dtype dtype) {
+  const auto [lo, hi] = width.reads(0, min_of(columns, max_of(1, width.out)));
+  const int64_t row = max_of(1, (hi - lo + 2 * kLanes) * accumulator_size(dtype) * planes);
+  const auto [row_lo, row_hi] = height.reads(0, 1);
+  const int64_t halo = row_hi - row_lo - 1;
+  const int64_t fitting = (kRowsBytes / row - halo) * height.phases / height.step;
+  // Never fewer rows than the halo costs, within reason: restaging it would dominate.
+  return max_of(max_of(fitting, min_of(height.kernel, 16)), 1);
+}
+
+Correlation make_correlation(const Problem& p, bool backward) {
+  Correlation c;
+  c.dtype = p.dtype;
+  c.batch = p.batch;
+  c.in_channels = backward ? p.out_channels() : p.channels;
+  c.out_channels = backward ? p.channels : p.out_channels();
+  c.fan_out = backward ? 1 : p.multiplier;
+  c.fan_in = backward ? p.multiplier : 1;
+  c.taps = p.taps();
+  for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  if (p.channels_last) {
+    c.channel_block = even_split(c.out_channels, channel_block(p), kLanes);
+    const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
+    const Chunks chunks = chunks_for(groups, height, width);
+    c.row_chunk = chunks.rows;
+    c.column_chunk = chunks.columns;
+  } else {
+    c.channel_block = c.fan_out;
+    const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
+    const Chunks chunks = chunks_for(groups, height, width);
+    const int64_t planes = c.fan_in * c.axis[0].kernel;
+    const int64_t rows = staged_rows(height, width, chunks.columns, planes, p.dtype);
+    c.row_chunk = even_split(height.out, min_of(chunks.rows, rows), height.phases);
+    c.column_chunk = chunks.columns;
+  }
+  return c;
+}
+
+}  // namespace
+
+Correlation make_forward(const Forward& p) {
+  Correlation c = make_correlation(p, false);
+  c.x = p.x;
+  c.x_strides = p.x_strides;
+  c.weight = p.weight;
+  c.bias = p.bias;
+  c.y = p.y;
+  c.y_strides = p.y_strides;
+  return c;
+}
+
+Correlation make_backward_data(const BackwardData& p) {
+  Correlation c = make_correlation(p, true);
+  c.x = p.dy;
+  c.x_strides = p.dy_strides;
+  c.weight = p.weight;
+  c.bias = nullptr;
+  c.y = p.dx;
+  c.y_strides = p.dx_strides;
+  return c;
+}
+
+WeightPlan make_backward_weight(const BackwardWeight& p) {
+  WeightPlan w;
+  static_cast<BackwardWeight&>(w) = p;
+  for (int i = 0; i < kSpatial; ++i) w.reads[i] = make_axis(p.axis[i], false);
+  const CorrelationAxis& height = w.reads[1];
+  const CorrelationAxis& width = w.reads[2];
+  w.column_chunk = even_split(width.out, kColumns, 1);
+  int64_t blocks;
+  if (p.channels_last) {
+    const int64_t per_lane = w.columns() * accumulator_size(p.dtype);
+    const int64_t by_sums = kSumsBytes / per_lane / kLanes * kLanes;
+    w.channel_block = even_split(p.out_channels(), min_of(channel_block(p), by_sums), kLanes);
+    blocks = ceil_div(p.out_channels(), w.channel_block);
+    w.row_chunk = max_of(1, height.out);
+  } else {
+    w.channel_block = p.multiplier;
+    blocks = p.channels;
+    w.row_chunk = even_split(
+        height.out, staged_rows(height, width, w.column_chunk, 1 + p.multiplier, p.dtype), 1);
+  }
+  // Enough units for the groups, then equal groups of them.
+  const int64_t wanted = ceil_div(kTasks, max_of(1, blocks));
+  const int64_t rows_wanted = ceil_div(wanted, max_of(1, p.batch * p.axis[0].out));
+  w.row_chunk = min_of(w.row_chunk, max_of(1, ceil_div(height.out, rows_wanted)));
+  w.units_per_group = max_of(1, ceil_div(w.units(), wanted));
+  w.groups = max_of(1, ceil_div(w.units(), w.units_per_group));
+  return w;
+}
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fast depthwise convolution, depth max pooling and pixel rearrangement for PyTorch.
+
+Functions follow :mod:`torch.nn.functional`; :mod:`fastconv.nn` has a layer for each.  Importing
+this package registers the operators ``torch.ops.fastconv.*``.
+"""
+
+from fastconv import _config
+
+_config.check_import()
+
+from fastconv import _C, nn  # noqa: E402, F401  (the operators register on import)
+from fastconv._config import __version__, config  # noqa: E402
+from fastconv.functional import (  # noqa: E402
+    channel_shuffle,
+    depth_max_pool,
+    depth_to_space,
+    depthwise_conv1d,
+    depthwise_conv2d,
+    depthwise_conv3d,
+    pixel_shuffle,
+    pixel_unshuffle,
+    space_to_depth,
+)
+
+__all__ = [
+    "__version__",
+    "channel_shuffle",
+    "config",
+    "depth_max_pool",
+    "depth_to_space",
+    "depthwise_conv1d",
+    "depthwise_conv2d",
+    "depthwise_conv3d",
+    "nn",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "space_to_depth",
+]

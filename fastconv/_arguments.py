@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""Brings the many spellings of integer arguments into the operators' one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Ints: TypeAlias = int | Sequence[int]
+Padding: TypeAlias = str | int | Sequence[int] | Sequence[tuple[int, int]]
+"""One int, one per dimension, one (begin, end) pair per dimension, or a mode's name."""
+
+
+def require_tensor(function: str, argument: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{function}(): argument '{argument}' must be Tensor, not {type(value).__name__}"
+        )
+
+
+def int_list(function: str, argument: str, value: Ints, length: int) -> list[int]:
+    """One int becomes `length` of them; a sequence is checked by the operator."""
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return [value] * length
+    if isinstance(value, (tuple, list)) and all(
+        isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value
+    ):
+        return list(value)
+    raise TypeError(
+        f"{function}(): argument '{argument}' must be int or tuple of ints, not {value!r}"
+    )
+
+
+def padding_list(
+    function: str,
+    padding: Padding,
+    input: Tensor,
+    kernel: Sequence[int],
+    stride: list[int],
+    dilation: list[int],
+) -> list[int]:
+    """Any padding as (begin, end, begin, end, ...), one pair per dimension."""
+    nd = len(kernel)
+    if isinstance(padding, str):
+        if padding == "valid":
+            return [0] * (2 * nd)
+        if padding == "causal":
+            if nd != 1:
+                raise RuntimeError(f"{function}: padding='causal' is for 1-D convolutions only")
+            return [dilation[0] * (kernel[0] - 1), 0]
+        if padding == "same":
+            pairs = []
+            for size, k, s, d in zip(input.shape[-nd:], kernel, stride, dilation, strict=False):
+                total = d * (k - 1)
+                if s != 1:
+                    # TensorFlow's rule: ceil(size / s) outputs, the odd one at the end.
+                    reach = (size + s - 1) // s * s - s if s > 0 else 0
+                    total = torch.sym_max(reach + total + 1 - size, 0)
+                pairs += [total // 2, total - total // 2]
+            return pairs
+        raise RuntimeError(
+            f"{function}: invalid padding string {padding!r}, should be one of "
+            "'valid', 'same' or, in one dimension, 'causal'"
+        )
+    if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
+        pairs = []
+        for pair in padding:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(
+                    f"{function}(): argument 'padding' must have one (begin, end) pair per "
+                    f"dimension, not {padding!r}"
+                )
+            pairs += int_list(function, "padding", pair, 2)
+        return pairs
+    each = int_list(function, "padding", padding, nd)  # type: ignore[arg-type]
+    if len(each) != nd:
+        # Not doubled: the operator would take 2 * nd numbers for pairs.
+        raise RuntimeError(
+            f"{function}: expected padding to be a single integer or a list of {nd} values to "
+            f"match the convolution dimensions, but got padding={padding!r}"
+        )
+    return [p for p in each for _ in range(2)]
