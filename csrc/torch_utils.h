@@ -13,9 +13,9 @@
 #include <vector>
 
 #if defined(FASTCONV_WITH_CUDA)
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #elif !defined(FASTCONV_NO_CUDA_REASON)
 #define FASTCONV_NO_CUDA_REASON "this build is for the CPU"
 #endif
@@ -77,7 +77,7 @@ template <class Launch>
 void launch_cuda(const at::Tensor& t, [[maybe_unused]] const Launch& launch) {
 #if defined(FASTCONV_WITH_CUDA)
   const c10::cuda::CUDAGuard guard(t.device());
-  C10_CUDA_CHECK(launch(at::cuda::getCurrentCUDAStream().stream()));
+  C10_CUDA_CHECK(launch(c10::cuda::getCurrentCUDAStream().stream()));
 #else
   TORCH_CHECK(false,
               "fastconv was built without CUDA kernels: " FASTCONV_NO_CUDA_REASON

@@ -86,12 +86,15 @@ def check_import() -> None:
             fastconv was compiled against.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
-    if util.find_spec("fastconv._build_info") is None:
+    if not all(util.find_spec(f"fastconv.{name}") for name in ("_build_info", "_C")):
         if _import_installed(folder):
             return  # that one has checked itself
+        root = os.path.dirname(folder)
+        command = f"{sys.executable} -m pip install {shlex.quote(root)}"
+        if not os.path.isfile(os.path.join(root, "setup.py")):
+            command = _reinstall_command()
         raise ImportError(
-            f"{folder} is the source of fastconv and is not compiled. "
-            f"Run: {sys.executable} -m pip install {shlex.quote(os.path.dirname(folder))}"
+            f"{folder} is not compiled for Python {platform.python_version()}. Run: {command}"
         )
     try:
         import torch

@@ -9,6 +9,7 @@ python tools/ptxas_report.py build.log --check docs/cuda-registers.md
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import subprocess
 import sys
@@ -116,10 +117,10 @@ def table(usages: Sequence[Usage]) -> str:
     lines = [
         "# Registers and shared memory of the CUDA kernels",
         "",
-        "`tools/ptxas_report.py --write` makes this page from nvcc's report, and CI fails when it",
-        "is out of date. Sizes are in bytes; shared memory is the static part, without what the",
-        f"launch adds. Compiled for {' and '.join('sm_' + arch for arch in archs)}: two figures",
-        "where they differ, in that order.",
+        "`tools/ptxas_report.py --write` makes this page from nvcc's report; CI fails when it is",
+        f"out of date. Compiled for {' and '.join('sm_' + arch for arch in archs)}; two figures",
+        "where they differ, in that order. Sizes are in bytes; shared memory is the static part,",
+        "without what the launch adds.",
         "",
         "| kernel | registers | shared memory | stack | spills |",
         "|---|---|---|---|---|",
@@ -136,6 +137,17 @@ def table(usages: Sequence[Usage]) -> str:
 def merged(values: Sequence[int]) -> str:
     """One number if all are the same."""
     return " / ".join(map(str, values if len(set(values)) > 1 else values[:1]))
+
+
+def differences(path: Path, page: str) -> list[str]:
+    """Nothing if the file holds `page`; otherwise what to run, and the lines that differ."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if old == page:
+        return []
+    lines = difflib.unified_diff(
+        old.splitlines(), page.splitlines(), "file", "build", "", "", 0, ""
+    )
+    return ["\n".join([f"{path} is out of date: run this with --write {path}", *lines])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,12 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(page, encoding="utf-8")
-    if options.check and (
-        not options.check.is_file() or options.check.read_text(encoding="utf-8") != page
-    ):
-        bad.append(f"{options.check} is out of date: run this with --write {options.check}")
+    if options.check:
+        bad += differences(options.check, page)
     archs = sorted({usage.arch for usage in usages})
-    print(f"{len(usages)} functions for {', '.join('sm_' + a for a in archs)}: {len(bad)} problems")
+    print(
+        f"{len(usages)} functions for {', '.join('sm_' + a for a in archs)}: {len(bad)} problem(s)"
+    )
     for line in bad:
         print(f"  {line}")
     return 1 if bad else 0

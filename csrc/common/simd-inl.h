@@ -232,14 +232,16 @@ FASTCONV_INLINE void store_n(double* p, VecF64 v, int n) {
 
 #else  // baseline: what every compiler vectorises by itself
 
+// Out of line: the scalar conversions are long, and inlined into every tile they would make this
+// level's code several times the size of the others'.
 template <class H>
-FASTCONV_INLINE VecF32 load_half(const H* p) {
+__attribute__((noinline)) VecF32 load_half(const H* p) {
   VecF32 v;
   for (int i = 0; i < kLanes<float>; ++i) v[i] = to_float(p[i]);
   return v;
 }
 template <class H>
-FASTCONV_INLINE void store_half(H* p, VecF32 v) {
+__attribute__((noinline)) void store_half(H* p, VecF32 v) {
   for (int i = 0; i < kLanes<float>; ++i) p[i] = from_float<H>(v[i]);
 }
 template <class A>

@@ -3,6 +3,7 @@
 """What a build says about itself, and whether it fits the running torch."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def checkout(tmp_path):
     """A source tree that was never compiled."""
     (tmp_path / "checkout" / "fastconv").mkdir(parents=True)
     shutil.copy(_config.__file__, tmp_path / "checkout" / "fastconv")
+    (tmp_path / "checkout" / "setup.py").touch()
     start = "from fastconv import _config\n_config.check_import()\nwhich = 'source'\n"
     (tmp_path / "checkout" / "fastconv" / "__init__.py").write_text(start)
     return tmp_path / "checkout"
@@ -80,7 +82,8 @@ def start_python(folder, path=""):
 
 def test_source_that_is_not_compiled(checkout):
     said = start_python(checkout)
-    assert f"is not compiled. Run: {sys.executable} -m pip install {checkout}" in said.stderr
+    assert f"is not compiled for Python {platform.python_version()}. Run: " in said.stderr
+    assert f"{sys.executable} -m pip install {checkout}" in said.stderr
 
 
 def test_python_in_the_checkout_gets_the_installed_package(checkout, tmp_path):

@@ -17,6 +17,13 @@
 
 namespace fastconv::depthwise_conv {
 
+// Which kernels serve a problem.
+enum class Engine : uint8_t {
+  kChannels,  // channels-last: lanes are channels
+  kRows,      // contiguous: lanes are columns
+  kBlocked,   // contiguous, small planes: blocks of channels transposed in cache
+};
+
 struct TapRun {
   int64_t count, tap, tap_step, offset, offset_step;
 };
@@ -76,6 +83,7 @@ struct CorrelationAxis {
 // channel of y (backward-data).  One of the two is 1.
 struct Correlation {
   Dtype dtype;
+  Engine engine;
   int64_t batch, in_channels, out_channels, fan_out, fan_in;
   int64_t taps;
   CorrelationAxis axis[kSpatial];
@@ -86,34 +94,37 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
 
-  // The task grid: channel blocks x batch x planes x row chunks x column chunks, the last one
+  // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
-  int64_t channel_block, row_chunk, column_chunk;
+  int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
   constexpr int64_t channel_blocks() const { return ceil_div(out_channels, channel_block); }
   constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
   constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }
+  constexpr int64_t plane_chunks() const { return ceil_div(axis[0].out, plane_chunk); }
   constexpr int64_t tasks() const {
-    return channel_blocks() * batch * axis[0].out * row_chunks() * column_chunks();
+    return channel_blocks() * batch * plane_chunks() * row_chunks() * column_chunks();
   }
 
-  // One task: output channels [c0, c1) of image n, plane z, rows [y0, y1), columns [x0, x1).
+  // One task: output channels [c0, c1) of image n, planes [z0, z1), rows [y0, y1), columns [x0,
+  // x1).
   struct Task {
-    int64_t block, c0, c1, n, z, y0, y1, x0, x1;
+    int64_t block, c0, c1, n, z0, z1, y0, y1, x0, x1;
   };
   constexpr Task task(int64_t index) const {
     const int64_t column = index % column_chunks();
     index /= column_chunks();
     const int64_t row = index % row_chunks();
     index /= row_chunks();
-    const int64_t z = index % axis[0].out;
-    index /= axis[0].out;
+    const int64_t plane = index % plane_chunks();
+    index /= plane_chunks();
     const int64_t n = index % batch, block = index / batch;
     return {block,
             block * channel_block,
             min_of((block + 1) * channel_block, out_channels),
             n,
-            z,
+            plane * plane_chunk,
+            min_of((plane + 1) * plane_chunk, axis[0].out),
             row * row_chunk,
             min_of((row + 1) * row_chunk, axis[1].out),
             column * column_chunk,
@@ -121,7 +132,8 @@ struct Correlation {
   }
   // Elementary steps of one task, for the threading grain: vector FMAs, and loads and stores.
   constexpr int64_t work() const {
-    const int64_t pixels = min_of(row_chunk, axis[1].out) * min_of(column_chunk, axis[2].out);
+    const int64_t pixels = min_of(plane_chunk, axis[0].out) * min_of(row_chunk, axis[1].out) *
+                           min_of(column_chunk, axis[2].out);
     return 1 + pixels * min_of(channel_block, out_channels) * (taps * fan_in + 8) / 32;
   }
 };

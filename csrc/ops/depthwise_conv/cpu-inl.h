@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // The CPU kernels of one ISA level: included once per level, between isa_region.h and its end.
+#include "common/transpose-inl.h"
+#include "ops/depthwise_conv/cpu_blocked-inl.h"
 #include "ops/depthwise_conv/cpu_channels-inl.h"
 #include "ops/depthwise_conv/cpu_channels_driver-inl.h"
 #include "ops/depthwise_conv/cpu_channels_weight-inl.h"
@@ -26,32 +28,37 @@ auto with_dtype(Dtype dtype, const F& f) {
   }
 }
 
-int64_t channels_scratch(const Correlation& p) {
-  return with_dtype(p.dtype, [&](auto t) { return ChannelScratch<decltype(t)>::bytes(p); });
-}
-void channels_run(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
-  with_dtype(p.dtype, [&](auto t) { channels_tasks<decltype(t)>(p, begin, end, scratch); });
-}
-int64_t rows_scratch(const Correlation& p) {
-  return with_dtype(p.dtype, [&](auto t) {
+int64_t correlation_scratch(const Correlation& p) {
+  return with_dtype(p.dtype, [&](auto t) -> int64_t {
     using T = decltype(t);
+    if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
+    if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
   });
 }
-void rows_run(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
-  with_dtype(p.dtype, [&](auto t) { rows_tasks<decltype(t)>(p, begin, end, scratch); });
+void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
+  with_dtype(p.dtype, [&](auto t) {
+    using T = decltype(t);
+    if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
+    if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
+    rows_tasks<T>(p, begin, end, scratch);
+  });
 }
-int64_t channels_weight_scratch(const WeightPlan& p) {
-  return with_dtype(p.dtype, [&](auto t) { return channels_weight_scratch_of<decltype(t)>(p); });
+int64_t weight_scratch(const WeightPlan& p) {
+  return with_dtype(p.dtype, [&](auto t) -> int64_t {
+    using T = decltype(t);
+    if (p.engine == Engine::kChannels) return channels_weight_scratch_of<T>(p);
+    if (p.engine == Engine::kBlocked) return blocked_weight_scratch_of<T>(p);
+    return RowsWeightTask<T>::scratch_bytes(p);
+  });
 }
-void channels_weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) {
-  with_dtype(p.dtype, [&](auto t) { channels_weight_tasks<decltype(t)>(p, begin, end, scratch); });
-}
-int64_t rows_weight_scratch(const WeightPlan& p) {
-  return with_dtype(p.dtype, [&](auto t) { return RowsWeightTask<decltype(t)>::scratch_bytes(p); });
-}
-void rows_weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) {
-  with_dtype(p.dtype, [&](auto t) { rows_weight_tasks<decltype(t)>(p, begin, end, scratch); });
+void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) {
+  with_dtype(p.dtype, [&](auto t) {
+    using T = decltype(t);
+    if (p.engine == Engine::kChannels) return channels_weight_tasks<T>(p, begin, end, scratch);
+    if (p.engine == Engine::kBlocked) return blocked_weight_tasks<T>(p, begin, end, scratch);
+    rows_weight_tasks<T>(p, begin, end, scratch);
+  });
 }
 void reduce_weight(const WeightPlan& p, int64_t begin, int64_t end) {
   with_dtype(p.dtype, [&](auto t) { reduce_weight_of<decltype(t)>(p, begin, end); });

@@ -18,6 +18,7 @@ Correlation make_backward_data(const BackwardData& p);
 // part of the workspace, (groups, out_channels, taps + 1), the last column being the bias.  Stage
 // two adds the groups in order.  Groups depend on the problem alone.
 struct WeightPlan : BackwardWeight {
+  Engine engine;
   int64_t channel_block, row_chunk, column_chunk, units_per_group, groups;
   CorrelationAxis reads[kSpatial];  // how the forward reads x
 
@@ -54,14 +55,10 @@ struct WeightPlan : BackwardWeight {
 WeightPlan make_backward_weight(const BackwardWeight& p);
 
 // Per level: bytes of scratch a thread needs, and the work itself over tasks [begin, end).
-FASTCONV_DECLARE_ISA(int64_t, channels_scratch, const Correlation&)
-FASTCONV_DECLARE_ISA(void, channels_run, const Correlation&, int64_t, int64_t, void*)
-FASTCONV_DECLARE_ISA(int64_t, rows_scratch, const Correlation&)
-FASTCONV_DECLARE_ISA(void, rows_run, const Correlation&, int64_t, int64_t, void*)
-FASTCONV_DECLARE_ISA(int64_t, channels_weight_scratch, const WeightPlan&)
-FASTCONV_DECLARE_ISA(void, channels_weight_run, const WeightPlan&, int64_t, int64_t, void*)
-FASTCONV_DECLARE_ISA(int64_t, rows_weight_scratch, const WeightPlan&)
-FASTCONV_DECLARE_ISA(void, rows_weight_run, const WeightPlan&, int64_t, int64_t, void*)
+FASTCONV_DECLARE_ISA(int64_t, correlation_scratch, const Correlation&)
+FASTCONV_DECLARE_ISA(void, correlation_run, const Correlation&, int64_t, int64_t, void*)
+FASTCONV_DECLARE_ISA(int64_t, weight_scratch, const WeightPlan&)
+FASTCONV_DECLARE_ISA(void, weight_run, const WeightPlan&, int64_t, int64_t, void*)
 // Stage two, over output channels [begin, end).
 FASTCONV_DECLARE_ISA(void, reduce_weight, const WeightPlan&, int64_t, int64_t)
 

@@ -5,8 +5,7 @@
 //
 // A tile is `Width` output columns x one vector of channels, all in registers.  Per filter row each
 // input column is loaded once and meets every tap that needs it: for Width 14 and 3 taps that is
-// 16 + 3 loads for 42 FMAs.  Columns outside the image come from a vector of zeros, chosen by
-// pointer, so that border tiles run the same code.
+// 16 + 3 loads for 42 FMAs.  Border tiles skip the columns outside the image, one test per column.
 #pragma once
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -32,7 +31,6 @@ struct ChannelTile {
   int64_t width;          // input columns
   TapRun run;             // taps along the row
   int64_t step;           // input columns per output column
-  const T* zeros;
   Vec<Accum<T>> bias;
   int lanes;      // input channels to load, <= kLanes
   VecI32 expand;  // fan_out > 1: input lane of each output lane
@@ -62,10 +60,8 @@ FASTCONV_INLINE Vec<A> expand_lanes(Vec<A> v, VecI32 index) {
   }
 }
 
-template <bool Edge, bool Partial, Lanes L, class T>
-FASTCONV_INLINE Vec<Accum<T>> load_column(const ChannelTile<T>& t, const T* row, int64_t x) {
-  const T* p = row + x * t.column_stride;
-  if constexpr (Edge) p = static_cast<uint64_t>(x) < static_cast<uint64_t>(t.width) ? p : t.zeros;
+template <bool Partial, Lanes L, class T>
+FASTCONV_INLINE Vec<Accum<T>> load_column(const ChannelTile<T>& t, const T* p) {
   Vec<Accum<T>> v = load_lanes<Partial>(p, t.lanes);
   if constexpr (L == Lanes::kExpanded) v = expand_lanes<Accum<T>>(v, t.expand);
   return v;
@@ -83,10 +79,14 @@ FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x
     w[k] = load(weight + k * weight_step);
     pin(w[k]);
   }
+  const int64_t column_stride = t.column_stride;
+  [[maybe_unused]] const uint64_t width = t.width;
+  const T* p = row + x * column_stride;
 #pragma GCC unroll 64
-  for (int i = 0; i < (Width - 1) * Step + Taps; ++i) {
+  for (int i = 0; i < (Width - 1) * Step + Taps; ++i, p += column_stride) {
     if (Taps < Step && i % Step >= Taps) continue;  // a column that no output uses
-    Vec<A> v = load_column<Edge, Partial, Lanes::kSame>(t, row, x + i);
+    if (Edge && static_cast<uint64_t>(x + i) >= width) continue;
+    Vec<A> v = load_column<Partial, Lanes::kSame>(t, p);
     pin(v);
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k) {
@@ -101,9 +101,13 @@ template <int Width, bool Edge, bool Partial, Lanes L, class T>
 FASTCONV_INLINE void single_tap(const ChannelTile<T>& t, const T* row, int64_t x,
                                 const Accum<T>* weight, Vec<Accum<T>> (&acc)[Width]) {
   const Vec<Accum<T>> w = load(weight);
+  const int64_t step = t.step, stride = step * t.column_stride;
+  [[maybe_unused]] const uint64_t width = t.width;
+  const T* p = row + x * t.column_stride;
 #pragma GCC unroll 16
-  for (int o = 0; o < Width; ++o) {
-    acc[o] = fma(load_column<Edge, Partial, L>(t, row, x + o * t.step), w, acc[o]);
+  for (int o = 0; o < Width; ++o, p += stride) {
+    if (Edge && static_cast<uint64_t>(x + o * step) >= width) continue;
+    acc[o] = fma(load_column<Partial, L>(t, p), w, acc[o]);
   }
 }
 

@@ -7,15 +7,14 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-// Scratch of one thread, in order: packed weights and biases of a channel block, row list, zeros,
-// and, for fan_in > 1, one output row of sums before the channels are added.
+// Scratch of one thread, in order: packed weights and biases of a channel block, row list, and,
+// for fan_in > 1, one output row of sums before the channels are added.
 template <class T>
 struct ChannelScratch {
   using A = Accum<T>;
   A* weight;  // [vector][tap][lane]
   A* bias;    // [vector][lane]
   RowTap* rows;
-  T* zeros;
   A* sums;  // [column][channel of x in the block]
 
   // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
@@ -36,15 +35,14 @@ struct ChannelScratch {
     bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
     rows = reinterpret_cast<RowTap*>(
         take(p.axis[0].kernel * p.axis[1].kernel * static_cast<int64_t>(sizeof(RowTap))));
-    zeros = reinterpret_cast<T*>(take(kVectorBytes));
     sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
     return at - base;
   }
 };
 
 // Weights and biases of `count` filters from `first` on; missing lanes are zero.
-template <class T>
-void pack_weights(const Correlation& p, int64_t first, int64_t count, ChannelScratch<T>& s) {
+template <class T, class Scratch>
+void pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
   const T* weight = static_cast<const T*>(p.weight) + first * p.taps;
@@ -121,7 +119,6 @@ void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
     tile.column_stride = p.x_strides.sp[2];
     tile.width = columns.in;
     tile.step = columns.step;
-    tile.zeros = s.zeros;
     tile.bias = load(s.bias + v * kV);
     tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
     for (int i = 0; p.fan_out > 1 && i < kV; ++i) {
@@ -142,11 +139,23 @@ void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
   if (p.fan_in > 1) sum_channels<T>(p, s.sums, padded, task, y);
 }
 
+// One task; x and y point at the image's origin.
+template <class T>
+void channels_task(const Correlation& p, const ChannelScratch<T>& s, const Correlation::Task& task,
+                   const T* x, T* y) {
+  for (int64_t z = task.z0; z < task.z1; ++z) {
+    for (int64_t row = task.y0; row < task.y1; ++row) {
+      const int64_t rows = list_rows(p, z, row, s.rows);
+      channels_output_row<T>(p, s, task, x, y + z * p.y_strides.sp[0] + row * p.y_strides.sp[1],
+                             rows);
+    }
+  }
+}
+
 template <class T>
 void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   ChannelScratch<T> s;
   s.carve(p, static_cast<char*>(scratch));
-  std::memset(s.zeros, 0, kVectorBytes);
   int64_t packed_block = -1;
   for (int64_t i = begin; i < end; ++i) {
     const Correlation::Task task = p.task(i);
@@ -155,11 +164,7 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
       packed_block = task.block;
     }
     const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;
-    T* plane = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.z * p.y_strides.sp[0];
-    for (int64_t y = task.y0; y < task.y1; ++y) {
-      const int64_t rows = list_rows(p, task.z, y, s.rows);
-      channels_output_row<T>(p, s, task, x, plane + y * p.y_strides.sp[1], rows);
-    }
+    channels_task<T>(p, s, task, x, static_cast<T*>(p.y) + task.n * p.y_strides.n);
   }
 }
 

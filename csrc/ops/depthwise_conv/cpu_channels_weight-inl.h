@@ -124,12 +124,12 @@ int64_t channels_weight_scratch_of(const WeightPlan& p) {
   return vectors * p.columns() * kVectorBytes;
 }
 
+// One unit; x and dy point at the image's origin.
 template <class T>
-void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, int64_t c0, int64_t c1,
-                          Accum<T>* sums) {
+void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
+                          int64_t c0, int64_t c1, Accum<T>* sums) {
   constexpr int kV = kLanes<Accum<T>>;
-  const T* x = static_cast<const T*>(p.x) + u.n * p.x_strides.n;
-  const T* dy = static_cast<const T*>(p.dy) + u.n * p.dy_strides.n + u.z * p.dy_strides.sp[0];
+  dy += u.z * p.dy_strides.sp[0];
   const TapRun depth = p.reads[0].taps(0), height = p.reads[1].taps(0);
   const auto [d_first, d_last] = p.reads[0].valid(depth, u.z);
   WeightRow<T> row;
@@ -175,10 +175,21 @@ void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, int64_
   }
 }
 
+// A task's sums into its part of the workspace.
+template <class A>
+void store_weight_sums(const WeightPlan& p, const A* sums, int64_t c0, int64_t channels,
+                       int64_t group) {
+  constexpr int kV = kLanes<A>;
+  A* part = static_cast<A*>(p.workspace) + (group * p.out_channels() + c0) * p.columns();
+  for (int64_t c = 0; c < channels; ++c) {
+    const A* lane = sums + c / kV * p.columns() * kV + c % kV;
+    for (int64_t i = 0; i < p.columns(); ++i) part[c * p.columns() + i] = lane[i * kV];
+  }
+}
+
 template <class T>
 void channels_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) {
   using A = Accum<T>;
-  constexpr int kV = kLanes<A>;
   A* sums = static_cast<A*>(scratch);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t block = task / p.groups, group = task % p.groups;
@@ -187,13 +198,11 @@ void channels_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void
     std::memset(sums, 0, channels_weight_scratch_of<T>(p));
     const int64_t last = min_of((group + 1) * p.units_per_group, p.units());
     for (int64_t u = group * p.units_per_group; u < last; ++u) {
-      channels_weight_unit<T>(p, p.unit(u), c0, c1, sums);
+      const WeightPlan::Unit unit = p.unit(u);
+      channels_weight_unit<T>(p, unit, static_cast<const T*>(p.x) + unit.n * p.x_strides.n,
+                              static_cast<const T*>(p.dy) + unit.n * p.dy_strides.n, c0, c1, sums);
     }
-    A* part = static_cast<A*>(p.workspace) + group * p.out_channels() * p.columns();
-    for (int64_t c = c0; c < c1; ++c) {
-      const A* lane = sums + (c - c0) / kV * p.columns() * kV + (c - c0) % kV;
-      for (int64_t i = 0; i < p.columns(); ++i) part[c * p.columns() + i] = lane[i * kV];
-    }
+    store_weight_sums<A>(p, sums, c0, c1 - c0, group);
   }
 }
 

@@ -12,6 +12,7 @@ constexpr int64_t kTasks = 32;              // enough to balance the threads of 
 constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
 constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
 constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
+constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
 constexpr int64_t kColumns = 4096;
 constexpr int64_t kLanes = 16;  // of the widest level: blocks of channels are multiples of it
 
@@ -62,6 +63,36 @@ int64_t staged_rows(const CorrelationAxis& height, const CorrelationAxis& width,
   return max_of(max_of(fitting, min_of(height.kernel, 16)), 1);
 }
 
+int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
+  const auto [lo, hi] = axis.reads(0, min_of(outputs, max_of(1, axis.out)));
+  return min_of(hi - lo + 1, max_of(1, axis.in));
+}
+
+// Output rows and planes whose strip, transposed, stays in L2 with its result; none if a plane's
+// single row is already too much, or where blocks of channels would be mostly empty.
+struct Strip {
+  int64_t planes, rows;
+};
+Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, int64_t fan_in,
+                    int64_t fan_out, Dtype dtype, bool whole_volumes) {
+  if (channels < kLanes / 4 || axis[1].in == 1) return {0, 0};
+  const int64_t lane = kLanes * accumulator_size(dtype);
+  const auto bytes = [&](int64_t planes, int64_t rows) {
+    const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
+    return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);
+  };
+  // Halves the strip until it fits, planes first: rows share more of their input.
+  Strip s{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out)};
+  while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
+  while (bytes(s.planes, s.rows) > kStripBytes && s.rows > axis[1].kernel) {
+    s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
+  }
+  if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0};
+  s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
+  s.rows = even_split(axis[1].out, s.rows, axis[1].phases);
+  return s;
+}
+
 Correlation make_correlation(const Problem& p, bool backward) {
   Correlation c;
   c.dtype = p.dtype;
@@ -72,15 +103,26 @@ Correlation make_correlation(const Problem& p, bool backward) {
   c.fan_in = backward ? p.multiplier : 1;
   c.taps = p.taps();
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
+  c.plane_chunk = 1;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   if (p.channels_last) {
+    c.engine = Engine::kChannels;
     c.channel_block = even_split(c.out_channels, channel_block(p), kLanes);
     const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
     const Chunks chunks = chunks_for(groups, height, width);
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
+  } else if (const Strip strip =
+                 blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
+             strip.rows > 0) {
+    c.engine = Engine::kBlocked;
+    c.channel_block = kLanes * c.fan_out;
+    c.plane_chunk = strip.planes;
+    c.row_chunk = strip.rows;
+    c.column_chunk = round_up(max_of(1, width.out), width.phases);
   } else {
+    c.engine = Engine::kRows;
     c.channel_block = c.fan_out;
     const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
     const Chunks chunks = chunks_for(groups, height, width);
@@ -125,12 +167,21 @@ WeightPlan make_backward_weight(const BackwardWeight& p) {
   w.column_chunk = even_split(width.out, kColumns, 1);
   int64_t blocks;
   if (p.channels_last) {
+    w.engine = Engine::kChannels;
     const int64_t per_lane = w.columns() * accumulator_size(p.dtype);
     const int64_t by_sums = kSumsBytes / per_lane / kLanes * kLanes;
     w.channel_block = even_split(p.out_channels(), min_of(channel_block(p), by_sums), kLanes);
     blocks = ceil_div(p.out_channels(), w.channel_block);
     w.row_chunk = max_of(1, height.out);
+  } else if (const Strip strip = blocked_strip(w.reads, p.channels, 1, 1, p.dtype, false);
+             p.multiplier == 1 && strip.rows > 0) {
+    w.engine = Engine::kBlocked;
+    w.channel_block = kLanes;
+    blocks = ceil_div(p.channels, kLanes);
+    w.row_chunk = strip.rows;
+    w.column_chunk = max_of(1, width.out);
   } else {
+    w.engine = Engine::kRows;
     w.channel_block = p.multiplier;
     blocks = p.channels;
     w.row_chunk = even_split(

@@ -84,8 +84,8 @@ class RowsTask {
   void run(const Correlation::Task& task) {
     task_ = task;
     const CorrelationAxis& depth = p_.axis[0];
-    tz_ = task.z / depth.phases;
-    dz_ = depth.taps(task.z % depth.phases);
+    tz_ = task.z0 / depth.phases;
+    dz_ = depth.taps(task.z0 % depth.phases);
     const auto [first, last] = depth.valid(dz_, tz_);
     d_first_ = first;
     d_count_ = max_of(0, last - first);
@@ -134,7 +134,7 @@ class RowsTask {
     for (int64_t i = 0; i < p_.fan_in * taps; ++i) s_.weight[i] = to_float(weight[i]);
     bias_ = p_.bias == nullptr ? A{0} : to_float(static_cast<const T*>(p_.bias)[channel]);
     y_ = static_cast<T*>(p_.y) + task_.n * p_.y_strides.n + channel * p_.y_strides.c +
-         task_.z * p_.y_strides.sp[0];
+         task_.z0 * p_.y_strides.sp[0];
     const CorrelationAxis& height = p_.axis[1];
     for (int64_t phase = 0; phase < height.phases; ++phase) {
       const TapRun run = height.taps(phase);

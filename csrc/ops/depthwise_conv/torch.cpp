@@ -61,31 +61,19 @@ void run_tasks(const Plan& plan, int64_t scratch_bytes,
   });
 }
 
-void run_correlation(const Correlation& plan, bool channels_last) {
-  static constexpr auto kChannels = FASTCONV_ISA_TABLE(channels_run);
-  static constexpr auto kChannelsScratch = FASTCONV_ISA_TABLE(channels_scratch);
-  static constexpr auto kRows = FASTCONV_ISA_TABLE(rows_run);
-  static constexpr auto kRowsScratch = FASTCONV_ISA_TABLE(rows_scratch);
-  if (channels_last) {
-    run_tasks(plan, kChannelsScratch.get()(plan), kChannels.get());
-  } else {
-    run_tasks(plan, kRowsScratch.get()(plan), kRows.get());
-  }
+void run_correlation(const Correlation& plan) {
+  static constexpr auto kRun = FASTCONV_ISA_TABLE(correlation_run);
+  static constexpr auto kScratch = FASTCONV_ISA_TABLE(correlation_scratch);
+  run_tasks(plan, kScratch.get()(plan), kRun.get());
 }
 
 void run_backward_weight(WeightPlan plan) {
-  static constexpr auto kChannels = FASTCONV_ISA_TABLE(channels_weight_run);
-  static constexpr auto kChannelsScratch = FASTCONV_ISA_TABLE(channels_weight_scratch);
-  static constexpr auto kRows = FASTCONV_ISA_TABLE(rows_weight_run);
-  static constexpr auto kRowsScratch = FASTCONV_ISA_TABLE(rows_weight_scratch);
+  static constexpr auto kRun = FASTCONV_ISA_TABLE(weight_run);
+  static constexpr auto kScratch = FASTCONV_ISA_TABLE(weight_scratch);
   static constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
   const Tensor workspace = at::empty({plan.workspace_bytes()}, at::kByte);
   plan.workspace = workspace.mutable_data_ptr();
-  if (plan.channels_last) {
-    run_tasks(plan, kChannelsScratch.get()(plan), kChannels.get());
-  } else {
-    run_tasks(plan, kRowsScratch.get()(plan), kRows.get());
-  }
+  run_tasks(plan, kScratch.get()(plan), kRun.get());
   parallel_tasks(plan.out_channels(), plan.columns() * plan.groups,
                  [&](int64_t begin, int64_t end) { kReduce.get()(plan, begin, end); });
 }
@@ -112,7 +100,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& 
   p.y = output.mutable_data_ptr();
   p.y_strides = strides_of(output, g.nd);
   if (input.is_cpu()) {
-    run_correlation(make_forward(p), g.channels_last);
+    run_correlation(make_forward(p));
   } else {
     launch_cuda(input, [&](auto stream) { return forward_cuda(p, tile, stream); });
   }
@@ -132,7 +120,7 @@ Tensor backward_data(const Geometry& g, const Tensor& dy, const Tensor& input, c
   p.dx = dx.mutable_data_ptr();
   p.dx_strides = strides_of(dx, g.nd);
   if (input.is_cpu()) {
-    run_correlation(make_backward_data(p), g.channels_last);
+    run_correlation(make_backward_data(p));
   } else {
     launch_cuda(input, [&](auto stream) { return backward_data_cuda(p, tile, stream); });
   }
@@ -274,6 +262,7 @@ struct ForwardNode : torch::autograd::Function<ForwardNode> {
                         SymIntArrayRef padding, SymIntArrayRef dilation, int64_t tile) {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({input, weight});
+    ctx->saved_data["has_bias"] = bias.has_value() && bias->defined();
     SavedArguments::save(ctx, stride, padding, dilation, tile);
     return call_forward(input, weight, bias, stride, padding, dilation, tile);
   }
@@ -283,7 +272,9 @@ struct ForwardNode : torch::autograd::Function<ForwardNode> {
     if (!grads[0].defined()) return result;
     const auto saved = ctx->get_saved_variables();
     const SavedArguments a(ctx);
-    const Mask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
+    // A missing bias is no variable: asking whether it needs a gradient would raise.
+    const bool bias_grad = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
+    const Mask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), bias_grad};
     std::tie(result[0], result[1], result[2]) =
         call_backward(grads[0], saved[0], saved[1], a.stride, a.padding, a.dilation, mask, a.tile);
     return result;

@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Transposition of small matrices in registers, re-included per ISA level.
+#pragma once
+
+namespace fastconv::FASTCONV_ISA {
+
+// Lanes alternate between the low (or high) halves of a and b.
+template <bool High, class V>
+FASTCONV_INLINE V interleave(V a, V b) {
+  constexpr int kV = sizeof(V) / sizeof(a[0]);
+  typedef decltype(V{} < V{}) Index;
+  Index index;
+#pragma GCC unroll 16
+  for (int i = 0; i < kV; ++i) index[i] = i / 2 + (High ? kV / 2 : 0) + (i % 2 == 0 ? 0 : kV);
+  return __builtin_shuffle(a, b, index);
+}
+
+// In place: r[i][j] <-> r[j][i].  Each of the log2(kV) rounds interleaves the rows' two halves,
+// which rotates the bits of (row, lane) by one.
+template <class A>
+FASTCONV_INLINE void transpose(Vec<A> (&r)[kLanes<A>]) {
+  constexpr int kV = kLanes<A>;
+#pragma GCC unroll 4
+  for (int round = 1; round < kV; round *= 2) {
+    Vec<A> next[kV];
+#pragma GCC unroll 8
+    for (int i = 0; i < kV / 2; ++i) {
+      next[2 * i] = interleave<false>(r[i], r[i + kV / 2]);
+      next[2 * i + 1] = interleave<true>(r[i], r[i + kV / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kV; ++i) r[i] = next[i];
+  }
+}
+
+// dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows <= kV and j < columns; lanes
+// i >= rows of dst are written with zeros.
+template <class T>
+void gather_transposed(Accum<T>* dst, int64_t dst_stride, const T* src, int64_t src_stride,
+                       int rows, int64_t columns) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  for (int64_t j = 0; j < columns; j += kV) {
+    const int left = static_cast<int>(min_of(kV, columns - j));
+    Vec<A> r[kV];
+    if (left == kV) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kV; ++i) r[i] = i < rows ? load(src + i * src_stride + j) : Vec<A>{};
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kV; ++i) {
+        r[i] = i < rows ? load_n(src + i * src_stride + j, left) : Vec<A>{};
+      }
+    }
+    transpose<A>(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kV; ++i) {
+      if (i < left) store(dst + (j + i) * dst_stride, r[i]);
+    }
+  }
+}
+
+// The reverse: dst[i * dst_stride + j] = src[j * src_stride + i] for i < rows, j < columns.  Reads
+// whole vectors of src.
+template <class T>
+void scatter_transposed(T* dst, int64_t dst_stride, const Accum<T>* src, int64_t src_stride,
+                        int rows, int64_t columns) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  for (int64_t j = 0; j < columns; j += kV) {
+    const int left = static_cast<int>(min_of(kV, columns - j));
+    Vec<A> r[kV];
+#pragma GCC unroll 16
+    for (int i = 0; i < kV; ++i) r[i] = i < left ? load(src + (j + i) * src_stride) : Vec<A>{};
+    transpose<A>(r);
+    if (left == kV) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kV; ++i) {
+        if (i < rows) store(dst + i * dst_stride + j, r[i]);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kV; ++i) {
+        if (i < rows) store_n(dst + i * dst_stride + j, r[i], left);
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::FASTCONV_ISA
