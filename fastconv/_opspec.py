@@ -98,11 +98,13 @@ class OpSpec:
         """
         wide = [exact(t) for t in tensors]
         grads = self._grads(problem, wide, exact(grad_output))
-        # The winners of a pooling depend on signs; a sum over what one element won does not.
-        linear = len(wide) > 1
-        sizes = [t if t is None or not linear else t.abs() for t in wide]
-        magnitudes = self._grads(problem, sizes, exact(grad_output).abs())
         terms = self.terms(problem)[1:]
+        magnitudes = grads
+        if any(terms):
+            # The winners of a pooling depend on signs; a sum over what one element won does not.
+            linear = len(wide) > 1
+            sizes = [t if t is None or not linear else t.abs() for t in wide]
+            magnitudes = self._grads(problem, sizes, exact(grad_output).abs())
         return [
             g if g is None else (g, rounding_bound(g, m, n, dtype))
             for g, m, n in zip(grads, magnitudes, terms, strict=True)
@@ -121,11 +123,14 @@ def as_tuple(result: Any) -> tuple[Tensor, ...]:
 
 
 def exact(tensor: Tensor | None) -> Any:
-    """Brings a tensor to the CPU, in float64 if it is one of the types that round."""
+    """Brings a tensor to the CPU, in double precision if it is one of the types that round."""
     if tensor is None:
         return None
-    wide = tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1
-    return tensor.detach().to("cpu", torch.float64 if wide else tensor.dtype)
+    tensor = tensor.detach().cpu()
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1
+    return tensor.double() if wide else tensor
 
 
 def rounding_bound(value: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor:

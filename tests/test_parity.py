@@ -65,8 +65,8 @@ def as_torch_lays_out(spec, problem, tensors, y):
 
 
 def suggests_nlc(x):
-    """Whether a (N, C, L) tensor is laid out as (N, L, C), and not also as (N, C, L)."""
-    return x.transpose(1, 2).is_contiguous() and not x.is_contiguous()
+    """Whether torch would call a (N, C, L) tensor channels_last, were it (N, C, 1, L)."""
+    return suggest_memory_format(x.unsqueeze(2)) == torch.channels_last
 
 
 def check(spec, problem, tensors, value, bound, what):
