@@ -55,6 +55,15 @@ inline bool needs_decomposition(at::ArrayRef<at::Tensor> tensors) {
   return false;
 }
 
+// Whether autograd must record a call on these tensors.
+inline bool needs_graph(at::ArrayRef<at::Tensor> tensors) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const at::Tensor& t : tensors) {
+    if (t.defined() && t.requires_grad()) return true;
+  }
+  return false;
+}
+
 // Threads over [0, tasks): `run(begin, end)` may be called from several threads at once.  `work`
 // is the cost of one task in elementary steps (about a nanosecond each); below at::parallel_for's
 // own grain nothing is woken up.

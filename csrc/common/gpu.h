@@ -22,6 +22,11 @@
   extern __shared__ __align__(128) unsigned char fastconv_smem_raw[]; \
   T* name = reinterpret_cast<T*>(fastconv_smem_raw)
 
+// `T* name`: `count` elements of shared memory whose size is known at compile time.
+#define FASTCONV_STATIC_SMEM(T, name, count)                              \
+  __shared__ __align__(16) unsigned char name##_raw[(count) * sizeof(T)]; \
+  T* name = reinterpret_cast<T*>(name##_raw)
+
 // Launches `kernel` and returns the launch's error.  A kernel with commas in its name goes in
 // parentheses.  More than 48 KiB of dynamic shared memory is requested first.
 #define FASTCONV_LAUNCH(kernel, grid, block, smem, stream, ...) \
@@ -35,6 +40,7 @@ namespace fastconv::gpu {
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
                    A... args) {
+  static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
   if (smem > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
@@ -42,6 +48,31 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   }
   kernel<<<grid, block, smem, stream>>>(static_cast<P>(args)...);
   return cudaGetLastError();
+}
+
+// Copies Bytes (4, 8 or 16, both sides aligned so) to shared memory behind the thread's back; where
+// not `valid` it writes zeros, and `global` is not read.  The copies since the last commit form a
+// group; cp_async_wait<N>() returns when at most the N youngest groups are still under way.
+template <int Bytes>
+__device__ __forceinline__ void cp_async(void* smem, const void* global, bool valid) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+  const unsigned dst = static_cast<unsigned>(__cvta_generic_to_shared(smem));
+  const int read = valid ? Bytes : 0;
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(global), "r"(read)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(dst), "l"(global),
+                 "n"(Bytes), "r"(read)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int GroupsLeft>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(GroupsLeft) : "memory");
 }
 
 }  // namespace fastconv::gpu
@@ -92,6 +123,34 @@ template <>
 __host__ __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
+
+// Division by a number known at launch, in a few instructions.  Serves 0 <= n < 2^31.
+template <class I>
+struct Divider {
+  I value;
+  uint32_t multiplier, shift;
+
+  Divider() = default;
+  explicit Divider(int64_t divisor) : value(static_cast<I>(divisor)), multiplier(0), shift(0) {
+    while ((uint64_t{1} << shift) < static_cast<uint64_t>(divisor)) ++shift;
+    const uint64_t excess = (uint64_t{1} << shift) - static_cast<uint64_t>(divisor);
+    multiplier = static_cast<uint32_t>((excess << 32) / static_cast<uint64_t>(divisor) + 1);
+  }
+  __device__ __forceinline__ I divide(I n) const {
+    const auto u = static_cast<uint32_t>(n);
+    const auto high = static_cast<uint32_t>((uint64_t{multiplier} * u) >> 32);
+    return static_cast<I>((high + u) >> shift);
+  }
+};
+// 64-bit indices are rare enough to divide plainly.
+template <>
+struct Divider<int64_t> {
+  int64_t value;
+
+  Divider() = default;
+  explicit Divider(int64_t divisor) : value(divisor) {}
+  __device__ __forceinline__ int64_t divide(int64_t n) const { return n / value; }
+};
 
 // N consecutive elements moved by one access of N * sizeof(T) bytes, which must be aligned so.
 template <class T, int N>

@@ -4,6 +4,8 @@
 // Transposition of small matrices in registers, re-included per ISA level.
 #pragma once
 
+#include "common/simd-inl.h"
+
 namespace fastconv::FASTCONV_ISA {
 
 // Lanes alternate between the low (or high) halves of a and b.
@@ -35,6 +37,9 @@ FASTCONV_INLINE void transpose(Vec<A> (&r)[kLanes<A>]) {
   }
 }
 
+// This many columns or fewer are moved one by one.
+constexpr int kFew = 2;
+
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows <= kV and j < columns; lanes
 // i >= rows of dst are written with zeros.
 template <class T>
@@ -44,6 +49,14 @@ void gather_transposed(Accum<T>* dst, int64_t dst_stride, const T* src, int64_t 
   constexpr int kV = kLanes<A>;
   for (int64_t j = 0; j < columns; j += kV) {
     const int left = static_cast<int>(min_of(kV, columns - j));
+    if (left <= kFew) {  // as in a plane of 7x7 = 3 * 16 + 1
+      for (int i = 0; i < left; ++i) {
+        A* out = dst + (j + i) * dst_stride;
+        for (int k = 0; k < kV; ++k)
+          out[k] = k < rows ? to_float(src[k * src_stride + j + i]) : A{0};
+      }
+      return;
+    }
     Vec<A> r[kV];
     if (left == kV) {
 #pragma GCC unroll 16
@@ -71,6 +84,13 @@ void scatter_transposed(T* dst, int64_t dst_stride, const Accum<T>* src, int64_t
   constexpr int kV = kLanes<A>;
   for (int64_t j = 0; j < columns; j += kV) {
     const int left = static_cast<int>(min_of(kV, columns - j));
+    if (left <= kFew) {
+      for (int i = 0; i < left; ++i) {
+        const A* in = src + (j + i) * src_stride;
+        for (int k = 0; k < rows; ++k) dst[k * dst_stride + j + i] = from_float<T>(in[k]);
+      }
+      return;
+    }
     Vec<A> r[kV];
 #pragma GCC unroll 16
     for (int i = 0; i < kV; ++i) r[i] = i < left ? load(src + (j + i) * src_stride) : Vec<A>{};

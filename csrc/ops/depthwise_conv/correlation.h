@@ -93,6 +93,7 @@ struct Correlation {
   const void* bias;    // null, or out_channels of them
   void* y;
   Strides5 y_strides;
+  bool prefetch;  // tensors far larger than a core's own caches
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.

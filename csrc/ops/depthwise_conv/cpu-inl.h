@@ -2,12 +2,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // The CPU kernels of one ISA level: included once per level, between isa_region.h and its end.
-#include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_blocked-inl.h"
-#include "ops/depthwise_conv/cpu_channels-inl.h"
 #include "ops/depthwise_conv/cpu_channels_driver-inl.h"
 #include "ops/depthwise_conv/cpu_channels_weight-inl.h"
-#include "ops/depthwise_conv/cpu_rows-inl.h"
 #include "ops/depthwise_conv/cpu_rows_driver-inl.h"
 #include "ops/depthwise_conv/cpu_rows_weight-inl.h"
 

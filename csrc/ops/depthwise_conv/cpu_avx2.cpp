@@ -4,7 +4,5 @@
 #include "ops/depthwise_conv/cpu.h"
 
 #define FASTCONV_ISA avx2
-#include "common/isa_region.h"
-#include "common/isa_region_end.h"
-#include "common/simd-inl.h"
-#include "ops/depthwise_conv/cpu-inl.h"
+#define FASTCONV_ISA_BODY "ops/depthwise_conv/cpu-inl.h"
+#include "common/isa_compile.h"

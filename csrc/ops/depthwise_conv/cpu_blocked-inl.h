@@ -6,6 +6,10 @@
 // back.  All of it stays in L2.  Lanes are channels, so planes of 7x7 or 14x14 waste none of them.
 #pragma once
 
+#include "common/transpose-inl.h"
+#include "ops/depthwise_conv/cpu_channels_driver-inl.h"
+#include "ops/depthwise_conv/cpu_channels_weight-inl.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 // Spatial strides of a block in scratch, (D, H, W, channels).
@@ -119,6 +123,7 @@ template <class A>
 Correlation block_problem(const Correlation& p, int64_t channels) {
   Correlation q = p;
   q.dtype = sizeof(A) == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
+  q.prefetch = false;  // the strip is in cache already
   q.out_channels = channels;
   q.in_channels = channels * p.fan_in / p.fan_out;
   return q;

@@ -8,6 +8,9 @@
 // 16 + 3 loads for 42 FMAs.  Border tiles skip the columns outside the image, one test per column.
 #pragma once
 
+#include "common/simd-inl.h"
+#include "ops/depthwise_conv/cpu.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;
@@ -27,6 +30,10 @@ struct ChannelTile {
   const Accum<T>* weight;  // the vector's packed weights: [tap][lane]
   const RowTap* rows;
   int64_t row_count;
+  bool prefetch;
+  // The input rows that the next output row adds.
+  const T* ahead;
+  int64_t ahead_rows, row_stride;
   int64_t column_stride;  // elements between input columns
   int64_t width;          // input columns
   TapRun run;             // taps along the row
@@ -35,9 +42,6 @@ struct ChannelTile {
   int lanes;      // input channels to load, <= kLanes
   VecI32 expand;  // fan_out > 1: input lane of each output lane
 };
-
-// With AVX-512 a masked access costs what a full one does, so every tile is masked.
-constexpr bool kAlwaysMasked = FASTCONV_LEVEL == 2;
 
 template <bool Partial, class T>
 FASTCONV_INLINE Vec<Accum<T>> load_lanes(const T* p, int lanes) {
@@ -156,14 +160,30 @@ template <class T>
 struct ChannelSink {
   T* y;
   Accum<T>* sums;
-  int64_t column_stride;
+  int64_t column_stride, row_stride;
   int lanes;
 };
+
+// What the tile below will read for the first time, and write.  The hardware does not see it
+// coming: neighbouring columns are a pixel apart.  (8x144x56x56, 3x3: 1.8 -> 1.3 ms.)
+template <int Width, class T>
+FASTCONV_INLINE void prefetch_next_row(const ChannelTile<T>& t, int64_t o,
+                                       const ChannelSink<T>& sink) {
+  for (int64_t r = 0; r < t.ahead_rows; ++r) {
+    const T* p = t.ahead + r * t.row_stride + o * t.step * t.column_stride;
+    for (int64_t i = 0; i < Width * t.step; ++i) __builtin_prefetch(p + i * t.column_stride);
+  }
+  if (sink.sums != nullptr) return;
+  const T* y = sink.y + sink.row_stride + o * sink.column_stride;
+#pragma GCC unroll 16
+  for (int i = 0; i < Width; ++i) __builtin_prefetch(y + i * sink.column_stride, 1);
+}
 
 template <int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
 void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink) {
   Vec<Accum<T>> acc[Width];
   accumulate<Step, Width, Edge, Partial, L>(t, o, acc);
+  if (t.prefetch) prefetch_next_row<Width>(t, o, sink);
 #pragma GCC unroll 16
   for (int i = 0; i < Width; ++i) {
     const int64_t at = (o + i) * sink.column_stride;
@@ -211,10 +231,10 @@ template <int Step, Lanes L, class T>
 void channel_row_masked(const ChannelTile<T>& t, int64_t o, int64_t end,
                         const ChannelSink<T>& sink) {
   constexpr int kV = kLanes<Accum<T>>;
-  if (kAlwaysMasked || t.lanes < kV || sink.lanes < kV) {
+  if (t.lanes < kV || sink.lanes < kV) {
     channel_row<Step, true, L>(t, o, end, sink);
   } else {
-    channel_row<Step, kAlwaysMasked, L>(t, o, end, sink);
+    channel_row<Step, false, L>(t, o, end, sink);
   }
 }
 

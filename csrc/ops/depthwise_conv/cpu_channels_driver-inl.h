@@ -5,17 +5,29 @@
 // rows that meet each output row, and hands rows to the tiles.
 #pragma once
 
+#include "ops/depthwise_conv/cpu_channels-inl.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-// Scratch of one thread, in order: packed weights and biases of a channel block, row list, and,
-// for fan_in > 1, one output row of sums before the channels are added.
+// The outputs of one column phase within a task.
+struct ColumnPhase {
+  TapRun run;
+  int64_t first, last;
+};
+
+// Scratch of one thread: packed weights and biases of a channel block; the task's geometry, kept
+// from task to task while it stays the same; and, for fan_in > 1, one output row of sums before
+// the channels are added.
 template <class T>
 struct ChannelScratch {
   using A = Accum<T>;
-  A* weight;  // [vector][tap][lane]
-  A* bias;    // [vector][lane]
-  RowTap* rows;
+  A* weight;            // [vector][tap][lane]
+  A* bias;              // [vector][lane]
+  RowTap* rows;         // [output row of the task][kd * kh]
+  int64_t* row_counts;  // [output row of the task]
+  ColumnPhase* phases;
   A* sums;  // [column][channel of x in the block]
+  Correlation::Task geometry{};
 
   // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
   static int64_t vectors(const Correlation& p) {
@@ -31,10 +43,13 @@ struct ChannelScratch {
       return piece;
     };
     const int64_t lanes = vectors(p) * kLanes<A>;
+    const int64_t task_rows = p.plane_chunk * p.row_chunk;
     weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
     bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
     rows = reinterpret_cast<RowTap*>(
-        take(p.axis[0].kernel * p.axis[1].kernel * static_cast<int64_t>(sizeof(RowTap))));
+        take(task_rows * p.axis[0].kernel * p.axis[1].kernel * sizeof(RowTap)));
+    row_counts = reinterpret_cast<int64_t*>(take(task_rows * sizeof(int64_t)));
+    phases = reinterpret_cast<ColumnPhase*>(take(p.axis[2].phases * sizeof(ColumnPhase)));
     sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
     return at - base;
   }
@@ -82,6 +97,29 @@ inline int64_t list_rows(const Correlation& p, int64_t z, int64_t y, RowTap* row
   return count;
 }
 
+// Row lists and column phases of a task, unless the one before had the same.
+template <class T>
+void prepare_geometry(const Correlation& p, const Correlation::Task& task, ChannelScratch<T>& s) {
+  const Correlation::Task& g = s.geometry;
+  if (g.z0 == task.z0 && g.z1 == task.z1 && g.y0 == task.y0 && g.y1 == task.y1 && g.x0 == task.x0 &&
+      g.x1 == task.x1) {
+    return;
+  }
+  s.geometry = task;
+  const int64_t per_row = p.axis[0].kernel * p.axis[1].kernel;
+  int64_t i = 0;
+  for (int64_t z = task.z0; z < task.z1; ++z) {
+    for (int64_t y = task.y0; y < task.y1; ++y, ++i) {
+      s.row_counts[i] = list_rows(p, z, y, s.rows + i * per_row);
+    }
+  }
+  const CorrelationAxis& columns = p.axis[2];
+  for (int64_t phase = 0; phase < columns.phases; ++phase) {
+    s.phases[phase] = {columns.taps(phase), columns.outputs(phase, task.x0),
+                       columns.outputs(phase, task.x1)};
+  }
+}
+
 // y = sums over groups of `fan_in` neighbouring channels, in order.
 template <class T>
 void sum_channels(const Correlation& p, const Accum<T>* sums, int64_t lanes,
@@ -99,41 +137,49 @@ void sum_channels(const Correlation& p, const Accum<T>* sums, int64_t lanes,
 // Columns [task.x0, task.x1) of one output row, whose start is `y`.
 template <class T>
 void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
-                         const Correlation::Task& task, const T* x, T* y, int64_t row_count) {
+                         const Correlation::Task& task, const T* x, T* y, const RowTap* rows,
+                         int64_t row_count) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  const CorrelationAxis& columns = p.axis[2];
   const int64_t c0 = task.c0, channels = task.c1 - task.c0;
   const int64_t wide = channels * p.fan_in;  // filters of this block
   const int64_t padded = round_up(wide, kV);
+  ChannelTile<T> tile;
+  tile.rows = rows;
+  tile.row_count = row_count;
+  tile.column_stride = p.x_strides.sp[2];
+  tile.width = p.axis[2].in;
+  tile.step = p.axis[2].step;
+  tile.ahead = nullptr;
+  tile.prefetch = p.prefetch && row_count > 0;
+  tile.ahead_rows = min_of(p.axis[1].step, 2);
+  tile.row_stride = p.x_strides.sp[1];
   for (int64_t v = 0; v * kV < wide; ++v) {
     const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
-    // Output channels c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
+    // Filters c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
     const int64_t first = c0 * p.fan_in + v * kV;
-    const int64_t x_first = first / p.fan_out;
-    ChannelTile<T> tile;
-    tile.x = x + x_first;
-    tile.weight = s.weight + v * p.taps * kV;
-    tile.rows = s.rows;
-    tile.row_count = row_count;
-    tile.column_stride = p.x_strides.sp[2];
-    tile.width = columns.in;
-    tile.step = columns.step;
-    tile.bias = load(s.bias + v * kV);
-    tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
-    for (int i = 0; p.fan_out > 1 && i < kV; ++i) {
-      tile.expand[i] = i < lanes ? static_cast<int32_t>((first + i) / p.fan_out - x_first) : 0;
+    int64_t x_first = first;
+    tile.lanes = lanes;
+    if (p.fan_out > 1) {
+      x_first = first / p.fan_out;
+      tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
+      for (int i = 0; i < kV; ++i) {
+        tile.expand[i] = i < lanes ? static_cast<int32_t>((first + i) / p.fan_out - x_first) : 0;
+      }
     }
-    for (int64_t phase = 0; phase < columns.phases; ++phase) {
-      tile.run = columns.taps(phase);
+    tile.x = x + x_first;
+    if (row_count > 0) tile.ahead = tile.x + rows[row_count - 1].row + p.x_strides.sp[1];
+    tile.weight = s.weight + v * p.taps * kV;
+    tile.bias = load(s.bias + v * kV);
+    for (int64_t phase = 0; phase < p.axis[2].phases; ++phase) {
+      tile.run = s.phases[phase].run;
       ChannelSink<T> sink{y + c0 + v * kV + phase * p.y_strides.sp[2], nullptr,
-                          columns.phases * p.y_strides.sp[2], lanes};
+                          p.axis[2].phases * p.y_strides.sp[2], p.y_strides.sp[1], lanes};
       if (p.fan_in > 1) {
         sink.sums = s.sums + (phase - task.x0) * padded + v * kV;
-        sink.column_stride = columns.phases * padded;
+        sink.column_stride = p.axis[2].phases * padded;
       }
-      channel_row_dispatch(tile, columns.outputs(phase, task.x0), columns.outputs(phase, task.x1),
-                           sink, p.fan_out > 1);
+      channel_row_dispatch(tile, s.phases[phase].first, s.phases[phase].last, sink, p.fan_out > 1);
     }
   }
   if (p.fan_in > 1) sum_channels<T>(p, s.sums, padded, task, y);
@@ -141,13 +187,17 @@ void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
 
 // One task; x and y point at the image's origin.
 template <class T>
-void channels_task(const Correlation& p, const ChannelScratch<T>& s, const Correlation::Task& task,
+void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
                    const T* x, T* y) {
+  prepare_geometry(p, task, s);
+  const RowTap* rows = s.rows;
+  const int64_t* count = s.row_counts;
   for (int64_t z = task.z0; z < task.z1; ++z) {
     for (int64_t row = task.y0; row < task.y1; ++row) {
-      const int64_t rows = list_rows(p, z, row, s.rows);
       channels_output_row<T>(p, s, task, x, y + z * p.y_strides.sp[0] + row * p.y_strides.sp[1],
-                             rows);
+                             rows, *count);
+      rows += p.axis[0].kernel * p.axis[1].kernel;
+      ++count;
     }
   }
 }

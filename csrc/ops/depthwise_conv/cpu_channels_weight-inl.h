@@ -7,6 +7,8 @@
 // in registers while it walks one output row.
 #pragma once
 
+#include "ops/depthwise_conv/cpu_channels-inl.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 // One output row against one input row, for one vector of channels.
@@ -108,12 +110,127 @@ void weight_filter_row(const WeightRow<T>& r, int64_t offset, int64_t taps, Accu
   }
 }
 
+// ---- dense taps: step 1 or 2, no dilation ----
+
+// A strip of output rows against the input rows of Rows neighbouring filter rows.
 template <class T>
-void bias_row(const WeightRow<T>& r, Accum<T>* sums) {
+struct WeightStrip {
+  const T* dy;  // row `y0`, column 0
+  const T* x;   // the row that output row y0 meets with the first filter row, column 0
+  int64_t dy_row, dy_column, x_row, x_column;  // strides between outputs, and input columns
+  int64_t x_tap;                               // between the filter rows
+  int64_t rows, width;
+  int64_t first, last;            // output columns
+  int64_t offset;                 // input column of output column 0 and tap 0
+  int64_t row, height, row_step;  // number of x's row, rows of the image, rows per output
+  int lanes;
+};
+
+// sums += Width columns of dy against the x columns they meet, Taps wide.  The dy stay in
+// registers; each column of x is loaded once.
+template <int Rows, int Taps, int Step, int Width, bool Partial, class T>
+FASTCONV_INLINE void strip_tile(const WeightStrip<T>& s, const T* dy, const T* x, int64_t row,
+                                int64_t o, Vec<Accum<T>> (&sums)[Rows][Taps]) {
   using A = Accum<T>;
-  Vec<A> sum = load(sums);
-  for (int64_t o = r.first; o < r.last; ++o) sum = sum + load_n(r.dy + o * r.dy_stride, r.lanes);
-  store(sums, sum);
+  Vec<A> g[Width];
+#pragma GCC unroll 16
+  for (int i = 0; i < Width; ++i) {
+    g[i] = load_lanes<Partial>(dy + (o + i) * s.dy_column, s.lanes);
+    pin(g[i]);
+  }
+  const int64_t column = o * Step + s.offset;
+  const int64_t x_column = s.x_column, width = s.width;
+#pragma GCC unroll 4
+  for (int h = 0; h < Rows; ++h) {
+    if (Rows > 1 && static_cast<uint64_t>(row + h) >= static_cast<uint64_t>(s.height)) continue;
+    const T* p = x + h * s.x_tap + column * x_column;
+#pragma GCC unroll 32
+    for (int i = 0; i < (Width - 1) * Step + Taps; ++i, p += x_column) {
+      if (Taps < Step && i % Step >= Taps) continue;
+      if (static_cast<uint64_t>(column + i) >= static_cast<uint64_t>(width)) continue;
+      Vec<A> v = load_lanes<Partial>(p, s.lanes);
+      pin(v);
+#pragma GCC unroll 8
+      for (int k = 0; k < Taps; ++k) {
+        const int j = i - k;
+        if (j >= 0 && j % Step == 0 && j / Step < Width) {
+          sums[h][k] = fma(v, g[j / Step], sums[h][k]);
+        }
+      }
+    }
+  }
+}
+
+template <int Rows, int Taps, int Step, bool Partial, class T>
+void weight_strip(const WeightStrip<T>& s, Accum<T>* out, int64_t out_row) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  constexpr int kWide = kVectorRegisters >= 32 ? 7 : 4;
+  Vec<A> sums[Rows][Taps];
+#pragma GCC unroll 4
+  for (int h = 0; h < Rows; ++h) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Taps; ++k) sums[h][k] = load(out + h * out_row + k * kV);
+  }
+  for (int64_t y = 0; y < s.rows; ++y) {
+    const T* dy = s.dy + y * s.dy_row;
+    const T* x = s.x + y * s.x_row;
+    const int64_t row = s.row + y * s.row_step;
+    int64_t o = s.first;
+    for (; o + kWide <= s.last; o += kWide) {
+      strip_tile<Rows, Taps, Step, kWide, Partial>(s, dy, x, row, o, sums);
+    }
+    for (; o < s.last; ++o) strip_tile<Rows, Taps, Step, 1, Partial>(s, dy, x, row, o, sums);
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < Rows; ++h) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Taps; ++k) store(out + h * out_row + k * kV, sums[h][k]);
+  }
+}
+
+// Filter row by filter row, with the 3x3 filter whole: its nine sums and a tile fit the registers.
+template <int Step, bool Partial, class T>
+void weight_filter(const WeightPlan& p, WeightStrip<T> s, int64_t y0, int64_t y1, Accum<T>* sums) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const int64_t kh = p.axis[1].kernel, kw = p.axis[2].kernel, step = p.axis[1].stride;
+  const T* dy = s.dy;
+  const T* x = s.x;
+  if (kh == 3 && kw == 3 && p.axis[1].dilation == 1) {
+    s.row = y0 * step - p.axis[1].pad;
+    s.dy = dy + y0 * s.dy_row;
+    s.x = x + s.row * s.x_tap;
+    s.rows = y1 - y0;
+    weight_strip<3, 3, Step, Partial>(s, sums, 3 * kV);
+    return;
+  }
+  for (int64_t h = 0; h < kh; ++h) {
+    // Output rows whose tap h is inside the image.
+    const int64_t at = h * p.axis[1].dilation - p.axis[1].pad;
+    const int64_t first = max_of(y0, at >= 0 ? 0 : ceil_div(-at, step));
+    const int64_t last = min_of(y1, p.axis[1].in > at ? ceil_div(p.axis[1].in - at, step) : 0);
+    if (first >= last) continue;
+    s.dy = dy + first * s.dy_row;
+    s.x = x + (first * step + at) * s.x_tap;
+    s.rows = last - first;
+    s.offset = -p.axis[2].pad;
+    for (int64_t k = 0; k < kw;) {
+      Accum<T>* row = sums + (h * kw + k) * kV;
+      const int64_t left = kw - k;
+      const int taps = left >= 7 ? 7 : left >= 5 ? 5 : left >= 3 ? 3 : 1;
+      if (taps == 7) {
+        weight_strip<1, 7, Step, Partial>(s, row, 0);
+      } else if (taps == 5) {
+        weight_strip<1, 5, Step, Partial>(s, row, 0);
+      } else if (taps == 3) {
+        weight_strip<1, 3, Step, Partial>(s, row, 0);
+      } else {
+        weight_strip<1, 1, Step, Partial>(s, row, 0);
+      }
+      k += taps;
+      s.offset += taps;
+    }
+  }
 }
 
 // Scratch: [vector][tap, bias last][lane].
@@ -124,10 +241,48 @@ int64_t channels_weight_scratch_of(const WeightPlan& p) {
   return vectors * p.columns() * kVectorBytes;
 }
 
-// One unit; x and dy point at the image's origin.
+// One unit, dense taps; x and dy point at the image's origin.
 template <class T>
-void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
-                          int64_t c0, int64_t c1, Accum<T>* sums) {
+void dense_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
+                       int64_t c0, int64_t c1, Accum<T>* sums) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const TapRun depth = p.reads[0].taps(0);
+  const auto [d_first, d_last] = p.reads[0].valid(depth, u.z);
+  WeightStrip<T> s;
+  s.dy_row = p.dy_strides.sp[1];
+  s.dy_column = p.dy_strides.sp[2];
+  s.x_row = p.axis[1].stride * p.x_strides.sp[1];
+  s.x_column = p.x_strides.sp[2];
+  s.x_tap = p.x_strides.sp[1];
+  s.width = p.axis[2].in;
+  s.height = p.axis[1].in;
+  s.row_step = p.axis[1].stride;
+  s.first = u.x0;
+  s.last = u.x1;
+  s.offset = -p.axis[2].pad;
+  for (int64_t v = 0; v * kV < c1 - c0; ++v) {
+    s.lanes = static_cast<int>(min_of(kV, c1 - c0 - v * kV));
+    for (int64_t d = d_first; d < d_last; ++d) {
+      s.dy = dy + u.z * p.dy_strides.sp[0] + c0 + v * kV;
+      s.x = x + c0 + v * kV +
+            (u.z * p.axis[0].stride + depth.offset + d * depth.offset_step) * p.x_strides.sp[0];
+      Accum<T>* filter = sums + (v * p.columns() + d * p.axis[1].kernel * p.axis[2].kernel) * kV;
+      const bool partial = s.lanes < kV;
+      if (p.axis[2].stride == 1) {
+        partial ? weight_filter<1, true>(p, s, u.y0, u.y1, filter)
+                : weight_filter<1, false>(p, s, u.y0, u.y1, filter);
+      } else {
+        partial ? weight_filter<2, true>(p, s, u.y0, u.y1, filter)
+                : weight_filter<2, false>(p, s, u.y0, u.y1, filter);
+      }
+    }
+  }
+}
+
+// The same for any step, dilation and multiplier: output row by output row.
+template <class T>
+void any_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
+                     int64_t c0, int64_t c1, Accum<T>* sums) {
   constexpr int kV = kLanes<Accum<T>>;
   dy += u.z * p.dy_strides.sp[0];
   const TapRun depth = p.reads[0].taps(0), height = p.reads[1].taps(0);
@@ -152,7 +307,6 @@ void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const 
       }
       row.dy = dy + y * p.dy_strides.sp[1] + first;
       Accum<T>* vector_sums = sums + v * p.columns() * kV;
-      bias_row(row, vector_sums + p.taps() * kV);
       for (int64_t d = d_first; d < d_last; ++d) {
         const T* plane =
             x + x_first +
@@ -164,15 +318,50 @@ void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const 
           const int64_t offset = -p.axis[2].pad, taps = p.axis[2].kernel;
           if (p.multiplier > 1) {
             weight_filter_row<true, Lanes::kExpanded>(row, offset, taps, filter_row);
-          } else if (kAlwaysMasked || row.lanes < kV) {
+          } else if (row.lanes < kV) {
             weight_filter_row<true, Lanes::kSame>(row, offset, taps, filter_row);
           } else {
-            weight_filter_row<kAlwaysMasked, Lanes::kSame>(row, offset, taps, filter_row);
+            weight_filter_row<false, Lanes::kSame>(row, offset, taps, filter_row);
           }
         }
       }
     }
   }
+}
+
+// Adds the unit's dy to the last column of the sums.
+template <class T>
+void bias_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* dy, int64_t c0, int64_t c1,
+               Accum<T>* sums) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  for (int64_t v = 0; v * kV < c1 - c0; ++v) {
+    const int lanes = static_cast<int>(min_of(kV, c1 - c0 - v * kV));
+    A* bias = sums + (v * p.columns() + p.taps()) * kV;
+    Vec<A> even = load(bias), odd{};
+    for (int64_t y = u.y0; y < u.y1; ++y) {
+      const T* row = dy + u.z * p.dy_strides.sp[0] + y * p.dy_strides.sp[1] + c0 + v * kV;
+      int64_t x = u.x0;
+      for (; x + 2 <= u.x1; x += 2) {
+        even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
+        odd = odd + load_n(row + (x + 1) * p.dy_strides.sp[2], lanes);
+      }
+      if (x < u.x1) even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
+    }
+    store(bias, even + odd);
+  }
+}
+
+template <class T>
+void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
+                          int64_t c0, int64_t c1, Accum<T>* sums) {
+  const bool dense = p.multiplier == 1 && p.axis[2].stride <= 2 &&
+                     (p.axis[2].dilation == 1 || p.axis[2].kernel == 1);
+  if (p.dw != nullptr) {
+    dense ? dense_weight_unit(p, u, x, dy, c0, c1, sums)
+          : any_weight_unit(p, u, x, dy, c0, c1, sums);
+  }
+  if (p.db != nullptr) bias_unit(p, u, dy, c0, c1, sums);
 }
 
 // A task's sums into its part of the workspace.

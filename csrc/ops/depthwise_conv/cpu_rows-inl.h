@@ -9,6 +9,9 @@
 // Rows x Vectors accumulators, and every address is affine: no border test in any loop.
 #pragma once
 
+#include "common/simd-inl.h"
+#include "ops/depthwise_conv/cpu.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;

@@ -4,6 +4,8 @@
 // Walks the task grid of a contiguous correlation: stages inputs, then runs bands of output rows.
 #pragma once
 
+#include "ops/depthwise_conv/cpu_rows-inl.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 // How a task stages its input.  Usually the rows of all its outputs at once ("window"): neighbours

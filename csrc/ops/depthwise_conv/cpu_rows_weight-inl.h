@@ -8,6 +8,8 @@
 // all rows of the unit.  Lanes are added up once, at the end of the task.
 #pragma once
 
+#include "ops/depthwise_conv/cpu_rows-inl.h"
+
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 template <class T>

@@ -281,12 +281,9 @@ struct ForwardNode : torch::autograd::Function<ForwardNode> {
   }
 };
 
-Tensor plus(const Tensor& a, const Tensor& b) {
-  return !a.defined() ? b : !b.defined() ? a : a + b;
-}
-
 // The backward is linear in each of grad_output, input and weight, so its own gradients are again
-// a forward, a backward-data and a backward-weight, with one operand replaced.
+// a forward, a backward-data and a backward-weight, with one operand replaced.  The node returns
+// the gradients that the mask asks for, and no others: an undefined tensor cannot be an output.
 struct BackwardNode : torch::autograd::Function<BackwardNode> {
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
                                                 const Tensor& grad_output, const Tensor& input,
@@ -296,30 +293,36 @@ struct BackwardNode : torch::autograd::Function<BackwardNode> {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({grad_output, input, weight});
     SavedArguments::save(ctx, stride, padding, dilation, tile);
+    ctx->saved_data["mask"] = std::vector<bool>(mask.begin(), mask.end());
     auto [dx, dw, db] =
         call_backward(grad_output, input, weight, stride, padding, dilation, mask, tile);
-    return {dx, dw, db};
+    torch::autograd::variable_list outputs;
+    for (const Tensor& t : {dx, dw, db}) {
+      if (t.defined()) outputs.push_back(t);
+    }
+    return outputs;
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &dy = saved[0], &x = saved[1], &w = saved[2];
-    const Tensor &ddx = grads[0], &ddw = grads[1], &ddb = grads[2];
+    const auto [ddx, ddw, ddb] = unpack(ctx->saved_data["mask"].toBoolList(), grads);
     const SavedArguments a(ctx);
     Tensor grad_dy, grad_x, grad_w;
     if (ctx->needs_input_grad(0)) {
-      const OptionalTensor bias = ddb.defined() ? OptionalTensor(ddb) : std::nullopt;
       if (ddx.defined()) {
-        grad_dy = call_forward(ddx, w, bias, a.stride, a.padding, a.dilation, a.tile);
+        grad_dy = call_forward(ddx, w, std::nullopt, a.stride, a.padding, a.dilation, a.tile);
       }
       if (ddw.defined()) {
-        grad_dy = plus(grad_dy, call_forward(x, ddw, ddx.defined() ? std::nullopt : bias, a.stride,
-                                             a.padding, a.dilation, a.tile));
+        const Tensor y =
+            call_forward(x, ddw, std::nullopt, a.stride, a.padding, a.dilation, a.tile);
+        grad_dy = grad_dy.defined() ? grad_dy + y : y;
       }
-      if (!ddx.defined() && !ddw.defined() && ddb.defined()) {
-        std::vector<c10::SymInt> sizes(x.dim(), 1);
-        sizes[x.dim() - w.dim() + 1] = ddb.sym_size(0);
-        grad_dy = ddb.view_symint(sizes).expand_symint(dy.sym_sizes());
+      if (ddb.defined()) {
+        std::vector<c10::SymInt> sizes(dy.dim(), 1);
+        sizes[dy.dim() - w.dim() + 1] = ddb.sym_size(0);
+        const Tensor y = ddb.view_symint(sizes).expand_symint(dy.sym_sizes());
+        grad_dy = grad_dy.defined() ? grad_dy + y : y;
       }
     }
     if (ctx->needs_input_grad(1) && ddw.defined()) {
@@ -336,6 +339,17 @@ struct BackwardNode : torch::autograd::Function<BackwardNode> {
     result[2] = grad_w;
     return result;
   }
+
+  // The node's outputs, or their gradients, back in their places.
+  template <class Mask>
+  static Gradients unpack(const Mask& mask, const torch::autograd::variable_list& outputs) {
+    std::array<Tensor, 3> all;
+    size_t next = 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (mask[i]) all[i] = outputs[next++];
+    }
+    return {all[0], all[1], all[2]};
+  }
 };
 
 Tensor forward_autograd(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
@@ -343,6 +357,10 @@ Tensor forward_autograd(const Tensor& input, const Tensor& weight, const Optiona
                         int64_t tile) {
   if (needs_decomposition({input, weight, bias.value_or(Tensor())})) {
     return decomposed(input, weight, bias, stride, padding, dilation, tile);
+  }
+  if (!needs_graph({input, weight, bias.value_or(Tensor())})) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_forward(input, weight, bias, stride, padding, dilation, tile);
   }
   return ForwardNode::apply(input, weight, bias, stride, padding, dilation, tile);
 }
@@ -353,9 +371,12 @@ Gradients backward_autograd(const Tensor& grad_output, const Tensor& input, cons
   if (needs_decomposition({grad_output, input, weight})) {
     return decomposed_backward(grad_output, input, weight, stride, padding, dilation, mask, tile);
   }
-  const auto grads =
-      BackwardNode::apply(grad_output, input, weight, stride, padding, dilation, mask, tile);
-  return {grads[0], grads[1], grads[2]};
+  if (!needs_graph({grad_output, input, weight})) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_backward(grad_output, input, weight, stride, padding, dilation, mask, tile);
+  }
+  return BackwardNode::unpack(
+      mask, BackwardNode::apply(grad_output, input, weight, stride, padding, dilation, mask, tile));
 }
 
 // ---- Autocast: the lower precision type, as for torch's convolutions ----

@@ -1,0 +1,32 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// C functions over the launchers of depthwise convolution.
+#include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/tiles.h"
+
+using namespace fastconv::depthwise_conv;
+
+extern "C" {
+
+int forward(const Forward* p, int tile) { return forward_cuda(*p, tile, nullptr); }
+int backward_data(const BackwardData* p, int tile) { return backward_data_cuda(*p, tile, nullptr); }
+int64_t backward_weight_workspace(const BackwardWeight* p, int tile) {
+  return backward_weight_workspace_bytes_cuda(*p, tile);
+}
+int backward_weight(const BackwardWeight* p, int tile) {
+  return backward_weight_cuda(*p, tile, nullptr);
+}
+
+int tile_count() { return kTileCount; }
+const char* tile_name(int tile) { return kTiles[tile].name; }
+bool forward_fits(const Forward* p, int tile) { return tile_fits(view_of(*p), tile); }
+bool backward_data_fits(const BackwardData* p, int tile) { return tile_fits(view_of(*p), tile); }
+bool backward_weight_fits(const BackwardWeight* p, int tile) {
+  return tile_fits(view_of(*p), tile);
+}
+int forward_pick(const Forward* p) { return pick_tile(view_of(*p)); }
+int backward_data_pick(const BackwardData* p) { return pick_tile(view_of(*p)); }
+int backward_weight_pick(const BackwardWeight* p) { return pick_tile(view_of(*p)); }
+
+}  // extern "C"

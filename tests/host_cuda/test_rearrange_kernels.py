@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""The CUDA kernels of the rearrangements, executed on the host: every tile, every element size."""
+
+import ctypes
+import subprocess
+import sys
+
+import host_cuda_harness as hc
+import numpy as np
+import pytest
+
+SOURCES = ["rearrange.cpp", *hc.room_sources("rearrange")]
+DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+REGISTERS = 1  # the only tile that some problems do not fit
+
+# The sizes of a dense input and the order in which the output takes its axes.
+CASES = {
+    "s2d nchw 2x2": ((2, 3, 4, 2, 10, 2), (0, 1, 3, 5, 2, 4)),
+    "d2s nchw 2x2": ((2, 3, 2, 2, 4, 16), (0, 1, 4, 2, 5, 3)),
+    "d2s nchw 2x2, odd row": ((1, 3, 2, 2, 3, 7), (0, 1, 4, 2, 5, 3)),
+    "s2d nchw 3x3": ((1, 2, 5, 3, 11, 3), (0, 1, 3, 5, 2, 4)),
+    "d2s nchw 3x3": ((1, 2, 3, 3, 6, 50), (0, 1, 4, 2, 5, 3)),
+    "d2s nchw 4x4": ((1, 2, 4, 4, 3, 12), (0, 1, 4, 2, 5, 3)),
+    "s2d nchw 4x4": ((1, 2, 3, 4, 12, 4), (0, 1, 3, 5, 2, 4)),
+    "s2d nhwc crd 2x2": ((2, 3, 2, 5, 2, 16), (0, 1, 3, 5, 2, 4)),
+    "d2s nhwc crd 2x2": ((2, 3, 5, 16, 2, 2), (0, 1, 4, 2, 5, 3)),
+    "d2s nhwc crd 3x3": ((1, 3, 4, 21, 3, 3), (0, 1, 4, 2, 5, 3)),
+    "s2d nhwc crd 4x4": ((1, 2, 4, 3, 4, 5), (0, 1, 3, 5, 2, 4)),
+    "s2d nhwc dcr 2x2": ((2, 3, 2, 5, 2, 16), (0, 1, 3, 2, 4, 5)),
+    "d2s nhwc focus 2x3, three channels": ((1, 3, 5, 3, 2, 3), (0, 1, 4, 2, 3, 5)),
+    "s2d 3-D": ((1, 2, 3, 2, 2, 2, 5, 3), (0, 1, 3, 5, 7, 2, 4, 6)),
+    "channel shuffle nchw": ((2, 3, 4, 25), (0, 2, 1, 3)),
+    "channel shuffle nhwc": ((30, 8, 29), (0, 2, 1)),
+    "transpose": ((130, 150), (1, 0)),
+    "one element": ((1,), (0,)),
+}
+
+
+@pytest.fixture(scope="module")
+def library():
+    return hc.build("rearrange", SOURCES)
+
+
+def copy(library, view, tile, wide, order=hc.RANDOM):
+    """Copies `view` into a dense array of its shape; returns the status and the array."""
+    library.host_cuda_configure(order, int(np.random.default_rng().integers(1 << 30)))
+    out = np.empty(view.shape, view.dtype)
+    out.view(np.uint8)[...] = 0xA5
+    axes = [n for axis in zip(view.shape, view.strides, out.strides, strict=True) for n in axis]
+    status = library.rearrange_copy(
+        ctypes.c_void_p(view.ctypes.data),
+        ctypes.c_void_p(out.ctypes.data),
+        ctypes.c_int64(view.itemsize),
+        view.ndim,
+        (ctypes.c_int64 * len(axes))(*axes),
+        tile,
+        wide,
+    )
+    return status, out
+
+
+def check(library, view, tile, wide=0, order=hc.RANDOM):
+    status, out = copy(library, view, tile, wide, order)
+    if tile == REGISTERS and status == hc.CUDA_ERROR_INVALID_VALUE:
+        return False
+    hc.check(library, status)
+    assert np.ascontiguousarray(view).tobytes() == out.tobytes()
+    return True
+
+
+def randoms(shape, element):
+    count = int(np.prod(shape)) * element
+    data = np.random.default_rng().integers(0, 256, count, np.uint8)
+    return data.view(DTYPES[element]).reshape(shape)
+
+
+def tiles(library):
+    return range(-1, library.rearrange_tile_count())
+
+
+@pytest.mark.parametrize("element", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_parity(library, name, element):
+    sizes, order = CASES[name]
+    view = randoms(sizes, element).transpose(order)
+    for tile in tiles(library):
+        for wide in (0, 1):
+            check(library, view, tile, wide)
+
+
+@pytest.mark.parametrize("order", hc.ORDERS)
+@pytest.mark.parametrize("tile", [2, 3])
+def test_barriers(library, tile, order):
+    assert check(library, randoms((3, 8, 290), 4).transpose(0, 2, 1), tile, order=order)
+
+
+@pytest.mark.parametrize("element", [1, 2, 4])
+def test_registers_apply(library, element):
+    for name in ("s2d nchw 2x2", "d2s nchw 2x2", "d2s nchw 2x2, odd row", "d2s nchw 4x4",
+                 "s2d nchw 4x4", "s2d nhwc crd 2x2", "d2s nhwc crd 2x2"):  # fmt: skip
+        sizes, order = CASES[name]
+        assert check(library, randoms(sizes, element).transpose(order), REGISTERS), name
+    for name in ("d2s nchw 3x3", "transpose"):
+        sizes, order = CASES[name]
+        assert not check(library, randoms(sizes, element).transpose(order), REGISTERS), name
+
+
+@pytest.mark.parametrize("element", DTYPES)
+@pytest.mark.parametrize("name", ["s2d nchw 2x2", "d2s nhwc crd 2x2", "s2d nhwc dcr 2x2"])
+def test_strides_and_alignment(library, name, element):
+    sizes, order = CASES[name]
+    count = int(np.prod(sizes))
+    shifted = randoms((count + 3,), element)[3:].reshape(sizes)
+    padded = randoms((*sizes[:-2], sizes[-2] + 1, sizes[-1] + 3), element)
+    padded = padded[..., : sizes[-2], : sizes[-1]]
+    stepped = randoms((*sizes[:-1], 2 * sizes[-1]), element)[..., ::2]
+    expanded = np.broadcast_to(randoms((*sizes[:-1], 1), element), sizes)
+    for view in (shifted, padded, stepped, expanded):
+        for tile in tiles(library):
+            check(library, view.transpose(order), tile)
+
+
+def test_blocks_go_round(library):
+    """More boxes than blocks."""
+    assert check(library, randoms((33, 400, 401), 1).transpose(0, 2, 1), 2)
+
+
+def test_unknown_tile(library):
+    status, _ = copy(library, randoms((2, 2), 4), library.rearrange_tile_count(), 0)
+    assert status == hc.CUDA_ERROR_INVALID_VALUE
+
+
+def test_under_sanitizers():
+    """No access outside the tensors or the shared memory, at the edges of boxes above all."""
+    hc.build_path("rearrange", SOURCES, sanitize=True)
+    code = "import test_rearrange_kernels as t; t.run_sanitized()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=hc.HERE,
+        env=hc.sanitizer_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def run_sanitized():
+    library = hc.build("rearrange", SOURCES, sanitize=True)
+    for element in (1, 4, 16):
+        for name in ("d2s nchw 3x3", "d2s nhwc crd 2x2", "s2d nchw 4x4", "channel shuffle nhwc"):
+            sizes, order = CASES[name]
+            for tile in tiles(library):
+                check(library, randoms(sizes, element).transpose(order), tile)
