@@ -111,7 +111,7 @@ class RowsWeightTask {
       Vec<A> sum = load(bias);
       for (int64_t y = unit_.y0; y < unit_.y1; ++y) {
         A* row = dy_ + (j * p_.row_chunk + y - unit_.y0) * dy_pitch_;
-        store(row + dy_pitch_ - kV, Vec<A>{});  // lanes past the end add nothing
+        store(row + round_up(columns, kV) - kV, Vec<A>{});  // lanes past the end add nothing
         stage_strided(row, dy + y * p_.dy_strides.sp[1], p_.dy_strides.sp[2], columns);
         for (int64_t x = 0; x < columns; x += kV) sum = sum + load(row + x);
       }
