@@ -141,12 +141,13 @@ FASTCONV_INLINE VecF32 widen(__m256i h, bf16) {
 }
 FASTCONV_INLINE VecF32 widen(__m256i h, f16) { return (VecF32)_mm512_cvtph_ps(h); }
 FASTCONV_INLINE __m256i narrow(VecF32 v, bf16) {
-  const __m512i u = (__m512i)v;
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i u = (__m512i)v, upper = _mm512_set1_epi32(0x7fff);
+  const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
   const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+  __m512i rounded = _mm512_add_epi32(u, upper);
+  rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
+  rounded = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
 FASTCONV_INLINE __m256i narrow(VecF32 v, f16) {
   return _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -134,70 +134,89 @@ void sum_channels(const Correlation& p, const Accum<T>* sums, int64_t lanes,
   }
 }
 
-// Columns [task.x0, task.x1) of one output row, whose start is `y`.
+// Vector `v` of the block's filters, as a tile that still lacks its rows and columns.
 template <class T>
-void channels_output_row(const Correlation& p, const ChannelScratch<T>& s,
-                         const Correlation::Task& task, const T* x, T* y, const RowTap* rows,
-                         int64_t row_count) {
-  using A = Accum<T>;
-  constexpr int kV = kLanes<A>;
-  const int64_t c0 = task.c0, channels = task.c1 - task.c0;
-  const int64_t wide = channels * p.fan_in;  // filters of this block
-  const int64_t padded = round_up(wide, kV);
+ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
+                              const Correlation::Task& task, const T* x, int64_t v) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const int64_t wide = (task.c1 - task.c0) * p.fan_in;  // filters of this block
+  const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
+  // Filters c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
+  const int64_t first = task.c0 * p.fan_in + v * kV;
+  int64_t x_first = first;
   ChannelTile<T> tile;
-  tile.rows = rows;
-  tile.row_count = row_count;
+  tile.lanes = lanes;
+  if (p.fan_out > 1) {
+    x_first = first / p.fan_out;
+    tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
+    for (int i = 0; i < kV; ++i) {
+      tile.expand[i] = i < lanes ? static_cast<int32_t>((first + i) / p.fan_out - x_first) : 0;
+    }
+  }
+  tile.x = x + x_first;
+  tile.weight = s.weight + v * p.taps * kV;
+  tile.bias = load(s.bias + v * kV);
   tile.column_stride = p.x_strides.sp[2];
+  tile.row_stride = p.x_strides.sp[1];
   tile.width = p.axis[2].in;
   tile.step = p.axis[2].step;
   tile.ahead = nullptr;
-  tile.prefetch = p.prefetch && row_count > 0;
   tile.ahead_rows = min_of(p.axis[1].step, 2);
-  tile.row_stride = p.x_strides.sp[1];
-  for (int64_t v = 0; v * kV < wide; ++v) {
-    const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
-    // Filters c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
-    const int64_t first = c0 * p.fan_in + v * kV;
-    int64_t x_first = first;
-    tile.lanes = lanes;
-    if (p.fan_out > 1) {
-      x_first = first / p.fan_out;
-      tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
-      for (int i = 0; i < kV; ++i) {
-        tile.expand[i] = i < lanes ? static_cast<int32_t>((first + i) / p.fan_out - x_first) : 0;
-      }
+  return tile;
+}
+
+// One vector of channels over `count` output rows from row number `row` of the task on; `y` is the
+// start of the first.
+template <class T>
+void channel_rows(const Correlation& p, const ChannelScratch<T>& s, const Correlation::Task& task,
+                  const T* x, T* y, int64_t v, int64_t row, int64_t count) {
+  constexpr int kV = kLanes<Accum<T>>;
+  ChannelTile<T> tile = channel_vector<T>(p, s, task, x, v);
+  const int64_t wide = (task.c1 - task.c0) * p.fan_in, padded = round_up(wide, kV);
+  const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
+  const int64_t phases = p.axis[2].phases;
+  for (int64_t i = row; i < row + count; ++i, y += p.y_strides.sp[1]) {
+    tile.rows = s.rows + i * p.axis[0].kernel * p.axis[1].kernel;
+    tile.row_count = s.row_counts[i];
+    tile.prefetch = p.prefetch && tile.row_count > 0;
+    if (tile.prefetch) {
+      tile.ahead = tile.x + tile.rows[tile.row_count - 1].row + p.x_strides.sp[1];
     }
-    tile.x = x + x_first;
-    if (row_count > 0) tile.ahead = tile.x + rows[row_count - 1].row + p.x_strides.sp[1];
-    tile.weight = s.weight + v * p.taps * kV;
-    tile.bias = load(s.bias + v * kV);
-    for (int64_t phase = 0; phase < p.axis[2].phases; ++phase) {
+    for (int64_t phase = 0; phase < phases; ++phase) {
       tile.run = s.phases[phase].run;
-      ChannelSink<T> sink{y + c0 + v * kV + phase * p.y_strides.sp[2], nullptr,
-                          p.axis[2].phases * p.y_strides.sp[2], p.y_strides.sp[1], lanes};
+      ChannelSink<T> sink{y + task.c0 + v * kV + phase * p.y_strides.sp[2], nullptr,
+                          phases * p.y_strides.sp[2], p.y_strides.sp[1], lanes};
       if (p.fan_in > 1) {
         sink.sums = s.sums + (phase - task.x0) * padded + v * kV;
-        sink.column_stride = p.axis[2].phases * padded;
+        sink.column_stride = phases * padded;
       }
       channel_row_dispatch(tile, s.phases[phase].first, s.phases[phase].last, sink, p.fan_out > 1);
     }
   }
-  if (p.fan_in > 1) sum_channels<T>(p, s.sums, padded, task, y);
 }
 
-// One task; x and y point at the image's origin.
+// One task; x and y point at the image's origin.  A vector of channels goes down a band of rows
+// before the next one starts: the input rows that its outputs share then come from L1, where the
+// rows of all channels together would not fit.  (1x144x56x56, 3x3: 87 -> 60 us.)
 template <class T>
 void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
                    const T* x, T* y) {
+  constexpr int64_t kBand = 8;
   prepare_geometry(p, task, s);
-  const RowTap* rows = s.rows;
-  const int64_t* count = s.row_counts;
+  const int64_t wide = (task.c1 - task.c0) * p.fan_in;
+  const int64_t vectors = ceil_div(wide, kLanes<Accum<T>>);
+  const int64_t band = p.fan_in > 1 ? 1 : kBand;  // sums hold one row
+  const int64_t rows = task.y1 - task.y0;
   for (int64_t z = task.z0; z < task.z1; ++z) {
-    for (int64_t row = task.y0; row < task.y1; ++row) {
-      channels_output_row<T>(p, s, task, x, y + z * p.y_strides.sp[0] + row * p.y_strides.sp[1],
-                             rows, *count);
-      rows += p.axis[0].kernel * p.axis[1].kernel;
-      ++count;
+    for (int64_t row = 0; row < rows; row += band) {
+      T* out = y + z * p.y_strides.sp[0] + (task.y0 + row) * p.y_strides.sp[1];
+      for (int64_t v = 0; v < vectors; ++v) {
+        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row,
+                        min_of(band, rows - row));
+      }
+      if (p.fan_in > 1) {
+        sum_channels<T>(p, s.sums, round_up(wide, kLanes<Accum<T>>), task, out);
+      }
     }
   }
 }
