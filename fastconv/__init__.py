@@ -24,6 +24,8 @@ from fastconv.functional import (  # noqa: E402
     space_to_depth,
 )
 
+_config.check_isa()
+
 __all__ = [
     "__version__",
     "channel_shuffle",

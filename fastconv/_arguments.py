@@ -23,7 +23,7 @@ def require_tensor(function: str, argument: str, value: object) -> None:
 
 
 def int_list(function: str, argument: str, value: Ints, length: int) -> list[int]:
-    """One int becomes `length` of them; a sequence is checked by the operator."""
+    """One int becomes `length` of them; a sequence is taken as it is."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return [value] * length
     if isinstance(value, (tuple, list)) and all(
@@ -35,6 +35,17 @@ def int_list(function: str, argument: str, value: Ints, length: int) -> list[int
     )
 
 
+def per_dimension(function: str, argument: str, value: Ints, nd: int) -> list[int]:
+    """As :func:`int_list`, for a function whose rank its name says: the operator cannot know."""
+    values = int_list(function, argument, value, nd)
+    if len(values) != nd:
+        raise RuntimeError(
+            f"{function}: expected {argument} to be a single integer or a list of {nd} values to "
+            f"match the convolution dimensions, but got {argument}={value!r}"
+        )
+    return values
+
+
 def padding_list(
     function: str,
     padding: Padding,
@@ -44,7 +55,7 @@ def padding_list(
     dilation: list[int],
 ) -> list[int]:
     """Any padding as (begin, end, begin, end, ...), one pair per dimension."""
-    nd = len(kernel)
+    nd = len(stride)
     if isinstance(padding, str):
         if padding == "valid":
             return [0] * (2 * nd)
@@ -59,7 +70,9 @@ def padding_list(
                 if s != 1:
                     # TensorFlow's rule: ceil(size / s) outputs, the odd one at the end.
                     reach = (size + s - 1) // s * s - s if s > 0 else 0
-                    total = torch.sym_max(reach + total + 1 - size, 0)
+                    total = torch.sym_max(  # type: ignore[no-untyped-call]
+                        reach + total + 1 - size, 0
+                    )
                 pairs += [total // 2, total - total // 2]
             return pairs
         raise RuntimeError(
@@ -76,11 +89,5 @@ def padding_list(
                 )
             pairs += int_list(function, "padding", pair, 2)
         return pairs
-    each = int_list(function, "padding", padding, nd)  # type: ignore[arg-type]
-    if len(each) != nd:
-        # Not doubled: the operator would take 2 * nd numbers for pairs.
-        raise RuntimeError(
-            f"{function}: expected padding to be a single integer or a list of {nd} values to "
-            f"match the convolution dimensions, but got padding={padding!r}"
-        )
+    each = per_dimension(function, "padding", padding, nd)  # type: ignore[arg-type]
     return [p for p in each for _ in range(2)]

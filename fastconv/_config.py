@@ -10,6 +10,7 @@ import platform
 import re
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from importlib.machinery import PathFinder
@@ -135,6 +136,19 @@ def _import_installed(source: str) -> bool:
     finally:
         sys.path[:] = before
     return True
+
+
+def check_isa() -> None:
+    """Warns if ``FASTCONV_ISA`` names a level that this build or processor does not have."""
+    from fastconv import _C
+
+    wanted = os.environ.get("FASTCONV_ISA")
+    if wanted and wanted not in _C.isa_levels():
+        warnings.warn(
+            f"FASTCONV_ISA={wanted!r} is ignored: this processor's levels are "
+            f"{', '.join(_C.isa_levels())}; {_C.isa()} is in use",
+            stacklevel=3,
+        )
 
 
 def mismatch(built: str, built_cuda: str | None, running: str, running_cuda: str | None) -> str:

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastconv._arguments import Ints, Padding, int_list, padding_list, require_tensor
+from fastconv._arguments import (
+    Ints,
+    Padding,
+    int_list,
+    padding_list,
+    per_dimension,
+    require_tensor,
+)
 
 _conv = torch.ops.fastconv.depthwise_conv.default
 _space_to_depth = torch.ops.fastconv.space_to_depth.default
@@ -51,11 +58,9 @@ def _depthwise_conv(
             f"{function}: unknown activation {activation!r}, should be None or one of "
             f"{', '.join(map(repr, _ACTIVATIONS))}"
         )
-    strides = int_list(function, "stride", stride, nd)
-    dilations = int_list(function, "dilation", dilation, nd)
-    if isinstance(padding, str) and (
-        weight.dim() != nd + 2 or input.dim() < nd or len(strides) != nd or len(dilations) != nd
-    ):
+    strides = per_dimension(function, "stride", stride, nd)
+    dilations = per_dimension(function, "dilation", dilation, nd)
+    if isinstance(padding, str) and (weight.dim() != nd + 2 or input.dim() < nd):
         padding = 0  # there is nothing to compute it from; the operator says what is wrong
     pads = padding_list(function, padding, input, weight.shape[2:], strides, dilations)
     output: Tensor = _conv(input, weight, bias, strides, pads, dilations)
@@ -229,6 +234,11 @@ def depth_max_pool(
     """
     require_tensor("depth_max_pool", "input", input)
     channels_only = isinstance(kernel_size, (int, torch.SymInt))
+    if not channels_only and not isinstance(kernel_size, (tuple, list)):
+        raise TypeError(
+            "depth_max_pool(): argument 'kernel_size' must be int or tuple of ints, not "
+            f"{kernel_size!r}"
+        )
     dims = max(input.dim() - 1, 1) if channels_only else len(kernel_size)  # type: ignore[arg-type]
 
     def windows(argument: str, value: Ints, rest: int) -> list[int]:

@@ -86,7 +86,7 @@ class _Depthwise(_ConvNd):
         )
         if ours:
             self.padding = (
-                padding if isinstance(padding, str) else tuple(map(tuple, padding))  # type: ignore[assignment,arg-type]
+                padding if isinstance(padding, str) else tuple(map(tuple, padding))  # type: ignore[arg-type]
             )
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ Isa best_isa() {
   return static_cast<Isa>(best);
 }
 
-// An unknown or unsupported name falls back to the best level; the Python side reports it.
+// An unknown or unsupported name falls back to the best level; the import warns about it.
 Isa initial_isa() {
   const char* wanted = std::getenv("FASTCONV_ISA");
   if (wanted != nullptr) {

@@ -49,7 +49,7 @@ void gather_transposed(Accum<T>* dst, int64_t dst_stride, const T* src, int64_t 
   constexpr int kV = kLanes<A>;
   for (int64_t j = 0; j < columns; j += kV) {
     const int left = static_cast<int>(min_of(kV, columns - j));
-    if (left <= kFew) {  // as in a plane of 7x7 = 3 * 16 + 1
+    if (left < kV && left <= kFew) {  // as in a plane of 7x7 = 3 * 16 + 1
       for (int i = 0; i < left; ++i) {
         A* out = dst + (j + i) * dst_stride;
         for (int k = 0; k < kV; ++k)
@@ -84,7 +84,7 @@ void scatter_transposed(T* dst, int64_t dst_stride, const Accum<T>* src, int64_t
   constexpr int kV = kLanes<A>;
   for (int64_t j = 0; j < columns; j += kV) {
     const int left = static_cast<int>(min_of(kV, columns - j));
-    if (left <= kFew) {
+    if (left < kV && left <= kFew) {
       for (int i = 0; i < left; ++i) {
         const A* in = src + (j + i) * src_stride;
         for (int k = 0; k < rows; ++k) dst[k * dst_stride + j + i] = from_float<T>(in[k]);

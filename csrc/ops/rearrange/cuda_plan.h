@@ -6,14 +6,9 @@
 
 #include <cstdint>
 
+#include "common/gpu.h"
 #include "ops/rearrange/rearrange.h"
 #include "ops/rearrange/tiles.h"
-
-#if defined(__CUDACC__)
-#define FASTCONV_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FASTCONV_HOST_DEVICE inline
-#endif
 
 namespace fastconv::rearrange {
 
@@ -21,12 +16,12 @@ namespace fastconv::rearrange {
 template <class Index>
 struct Divisor {
   Index d = 1;
-  FASTCONV_HOST_DEVICE Index divide(Index n) const { return n / d; }
+  __host__ __device__ __forceinline__ Index divide(Index n) const { return n / d; }
 };
 template <>
 struct Divisor<uint32_t> {
   uint32_t d = 1, magic = 1, shift = 0;
-  FASTCONV_HOST_DEVICE uint32_t divide(uint32_t n) const {
+  __host__ __device__ __forceinline__ uint32_t divide(uint32_t n) const {
     return (static_cast<uint32_t>(static_cast<uint64_t>(n) * magic >> 32) + n) >> shift;
   }
 };

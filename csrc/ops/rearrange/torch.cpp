@@ -1,15 +1,15 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// space_to_depth, depth_to_space and channel_shuffle as PyTorch operators: shapes.h checks and
-// describes, this file connects to the dispatcher.
+// space_to_depth, depth_to_space and channel_shuffle as PyTorch operators: shapes_torch.h checks
+// and describes, this file connects to the dispatcher.
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "ops/rearrange/plan.h"
-#include "ops/rearrange/shapes.h"
+#include "ops/rearrange/shapes_torch.h"
 #include "torch_utils.h"
 
 #if defined(FASTCONV_WITH_CUDA)
