@@ -3,10 +3,9 @@
 
 """The tables of problems that :mod:`fastconv.testing` puts to every operator.
 
-Kernels have edges where a tile, a vector or a row ends; the tables walk over them: channel and
-column counts around multiples of 8 and 16, windows that touch no, one or both borders, and the
-corner cases of every argument.  The first three samples of a table stand for all of it where a
-check is too slow for more.
+They walk over the edges of kernels: channel and column counts around multiples of 8 and 16, windows
+that touch no, one or both borders, and the corner cases of every argument.  The first three samples
+of a table stand for all of it where a check is too slow for more.
 """
 
 import math
@@ -48,9 +47,6 @@ class Sample:
             dtype: Type of every tensor.
             device: Where they are put.  Values are drawn on the CPU, whatever the device.
             generator: Source of the values; torch's default generator without one.
-
-        Returns:
-            One tensor, or None, for every entry of ``shapes``.
         """
         return [None if s is None else _draw(s, dtype, device, generator) for s in self.shapes]
 
@@ -87,7 +83,7 @@ def conv_sample(
     bias: bool = True,
     **kwargs: Any,
 ) -> Sample:
-    """Describes a depthwise convolution.
+    """Describes a depthwise convolution, with a name that says it all.
 
     Args:
         size: Spatial size of the input.
@@ -97,9 +93,6 @@ def conv_sample(
         m: Channel multiplier.
         bias: Whether there is a bias.
         **kwargs: stride, padding, dilation and activation, where they are not the defaults.
-
-    Returns:
-        The sample, named after all of this.
     """
     name = "" if n is None else f"n{n}"
     name += f"c{c}" + (f"m{m}" if m > 1 else "") + f"-{_text(size)}-k{_text(kernel)}"
@@ -111,14 +104,11 @@ def conv_sample(
 
 
 def sample(shape: Shape, **kwargs: Any) -> Sample:
-    """Describes a problem of an operator that takes one tensor.
+    """Describes a problem of an operator that takes one tensor, likewise.
 
     Args:
         shape: Shape of the tensor.
         **kwargs: The operator's other arguments.
-
-    Returns:
-        The sample, named after all of this.
     """
     name = "-".join([_text(shape), *(f"{key}_{_text(value)}" for key, value in kwargs.items())])
     return Sample(name, (shape,), kwargs)
@@ -293,3 +283,16 @@ CHANNEL_SHUFFLE = _unique(
     [sample((2, 12, 5, 7), groups=g) for g in (3, 2, 4, 1, 12)]
     + [sample((2, 34, 16), groups=2), sample((2, 6, 2, 3, 4), groups=3)]
 )
+
+# A tiny problem for each operator, for checks that are slow in the number of elements.
+SMALL_SAMPLES = {
+    "depthwise_conv1d": conv_sample((8,), (3,), c=2, m=2, padding="causal", dilation=2),
+    "depthwise_conv2d": conv_sample((5, 6), (3, 2), c=2, padding=1, stride=(2, 1)),
+    "depthwise_conv3d": conv_sample((3, 4, 5), (2, 3, 3), c=2, padding=1),
+    "depth_max_pool": sample((2, 4, 4, 4), kernel_size=(2, 2, 2)),
+    "space_to_depth": sample((2, 2, 4, 6), block_size=(2, 3)),
+    "depth_to_space": sample((2, 12, 2, 3), block_size=(2, 3), order="focus"),
+    "pixel_shuffle": sample((2, 8, 2, 3), upscale_factor=2),
+    "pixel_unshuffle": sample((2, 2, 4, 6), downscale_factor=2),
+    "channel_shuffle": sample((2, 6, 3, 2), groups=3),
+}

@@ -27,11 +27,12 @@ from torch import Tensor
 import fastconv
 from fastconv import _samples, reference
 from fastconv._opspec import OpSpec, as_tuple, exact, rounding_bound
-from fastconv._samples import Sample, conv_sample, sample
+from fastconv._samples import SMALL_SAMPLES, Sample, conv_sample, sample
 
 __all__ = [
     "LAYOUTS",
     "OP_SPECS",
+    "SMALL_SAMPLES",
     "OpSpec",
     "Sample",
     "as_tuple",

@@ -10,6 +10,7 @@ import zlib
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 # Every run draws fresh numbers; FASTCONV_TEST_SEED repeats the ones that a header named.
 SEED = int(os.environ.get("FASTCONV_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -56,3 +57,38 @@ def _restore_global_state(request):
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def raised_by(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except Exception as error:
+        return error
+    return None
+
+
+def check_raises(call, args, kwargs, error, match, native=None, native_args=None):
+    """The call raises `error` exactly, as `native` does, without asking for memory."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        ours = raised_by(call, *args, **kwargs)
+    with pytest.raises(error, match=match) as caught:
+        if ours is not None:
+            raise ours
+    assert type(caught.value) is error
+    assert not [e for e in prof.events() if e.name == "[memory]"], "allocated before it raised"
+    if native is not None:
+        theirs = raised_by(native, *(args if native_args is None else native_args), **kwargs)
+        assert theirs is not None, "torch accepts this"
+        assert isinstance(ours, type(theirs)), f"torch raises {theirs!r}"
+
+
+@pytest.fixture
+def assert_raises():
+    """Checks what a bad call raises: assert_raises(call, args, kwargs, error, match, native)."""
+    return check_raises
+
+
+@pytest.fixture
+def error_of():
+    """What a call raises, or None: error_of(call, *args, **kwargs)."""
+    return raised_by
