@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(256) copy_registers(const PackParams<Index> p)
 // Shared memory places: one 4-byte bank (one element, if wider) is skipped every 128 bytes, so
 // that a column of a box does not fall on one bank.
 template <int kElement>
-FASTCONV_HOST_DEVICE constexpr uint32_t padded(uint32_t place) {
+__host__ __device__ __forceinline__ constexpr uint32_t padded(uint32_t place) {
   return place + place / (128 / kElement) * (kElement < 4 ? 4 / kElement : 1);
 }
 
