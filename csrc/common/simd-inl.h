@@ -32,7 +32,6 @@ constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 typedef float VecF32 __attribute__((vector_size(kVectorBytes)));
 typedef double VecF64 __attribute__((vector_size(kVectorBytes)));
 typedef int32_t VecI32 __attribute__((vector_size(kVectorBytes)));
-typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
 
 template <class A>
 struct VecOf {
