@@ -3,8 +3,9 @@
 
 """What the tests and the benchmark know about an operator, and how far its results may be off."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +69,15 @@ class OpSpec:
         """
         wide = [exact(t) for t in tensors]
         kwargs = dict(problem.kwargs)
-        value = as_tuple(self.reference(*wide, **kwargs))[0]
+        with _one_thread():
+            value = as_tuple(self.reference(*wide, **kwargs))[0]
         terms = self.terms(problem)[0]
         if terms == 0:
             return value, torch.zeros_like(value, dtype=torch.float64)
         # An activation stretches errors by less than 1.13, and rounds some more by itself.
         activated = kwargs.pop("activation", None) is not None
-        magnitude = self.reference(*[t if t is None else t.abs() for t in wide], **kwargs)
+        with _one_thread():
+            magnitude = self.reference(*[t if t is None else t.abs() for t in wide], **kwargs)
         terms = terms if not activated else 2 * terms + 8
         return value, rounding_bound(value, magnitude, terms, dtype)
 
@@ -112,9 +115,22 @@ class OpSpec:
 
     def _grads(self, problem: Sample, tensors: Sequence[Tensor | None], grad_output: Tensor) -> Any:
         leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
-        result = as_tuple(self.reference(*leaves, **problem.kwargs))[0]
-        grads = iter(torch.autograd.grad(result, [t for t in leaves if t is not None], grad_output))
+        wanted = [t for t in leaves if t is not None]
+        with _one_thread():
+            result = as_tuple(self.reference(*leaves, **problem.kwargs))[0]
+            grads = iter(torch.autograd.grad(result, wanted, grad_output))
         return [None if t is None else next(grads) for t in leaves]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps the reference's many small steps from waking threads, which may cost far more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def as_tuple(result: Any) -> tuple[Tensor, ...]:

@@ -92,3 +92,35 @@ def assert_raises():
 def error_of():
     """What a call raises, or None: error_of(call, *args, **kwargs)."""
     return raised_by
+
+
+def random_problem(rng, dims):
+    """Draws a valid convolution; every argument is free."""
+    pick = rng.choice
+    kernel = [pick([1, 1, 2, 3, 3, 4, 5, 7]) for _ in range(dims)]
+    stride = [pick([1, 1, 2, 3]) for _ in range(dims)]
+    dilation = [pick([1, 1, 2, 3]) for _ in range(dims)]
+    padding = [(rng.randrange(6), rng.randrange(6)) for _ in range(dims)]
+    size = [
+        max(rng.randrange(1, 24 if dims < 3 else 9), d * (k - 1) + 1 - sum(p))
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    ]
+    from fastconv.testing import conv_sample
+
+    return conv_sample(
+        size,
+        kernel,
+        n=rng.randrange(1, 4),
+        c=rng.randrange(1, 40),
+        m=pick([1, 1, 1, 2, 3]),
+        bias=pick([True, False]),
+        stride=tuple(stride),
+        padding=tuple(padding) if pick([True, False]) else pick(["same", tuple(padding)]),
+        dilation=tuple(dilation),
+    )
+
+
+@pytest.fixture
+def random_conv():
+    """Draws a valid convolution: random_conv(random.Random(seed), dims)."""
+    return random_problem

@@ -9,18 +9,10 @@ import random
 import pytest
 import torch
 
-from fastconv.testing import (
-    LAYOUTS,
-    OP_SPECS,
-    as_tuple,
-    assert_within,
-    conv_sample,
-    each_isa,
-    poison,
-)
+from fastconv.testing import LAYOUTS, OP_SPECS, as_tuple, assert_within, each_isa, poison
+from fastconv.testing import conv_sample as conv
 
 CONVS = [spec for spec in OP_SPECS if spec.name.startswith("depthwise_conv")]
-POOL = next(spec for spec in OP_SPECS if spec.name == "depth_max_pool")
 PROBLEMS = [
     pytest.param(spec, problem, id=f"{spec.name}-{problem.name}")
     for spec in OP_SPECS
@@ -29,16 +21,16 @@ PROBLEMS = [
 # Small enough for numerical differentiation, and with every argument in use.
 TINY = {
     "depthwise_conv1d": [
-        conv_sample((6,), (3,), c=2, padding="causal", dilation=2),
-        conv_sample((7,), (3,), n=1, c=2, m=2, stride=2, padding=((2, 0),), bias=False),
+        conv((6,), (3,), c=2, padding="causal", dilation=2),
+        conv((7,), (3,), n=1, c=2, m=2, stride=2, padding=((2, 0),), bias=False),
     ],
     "depthwise_conv2d": [
-        conv_sample((4, 3), (3, 2), n=1, c=2, padding=1, stride=(2, 1)),
-        conv_sample((4, 5), (2, 3), n=1, c=1, m=2, padding="same", dilation=(1, 2), bias=False),
+        conv((4, 3), (3, 2), n=1, c=2, padding=1, stride=(2, 1)),
+        conv((4, 5), (2, 3), n=1, c=1, m=2, padding="same", dilation=(1, 2), bias=False),
     ],
     "depthwise_conv3d": [
-        conv_sample((3, 2, 3), (2, 2, 3), n=1, c=2, padding=1, stride=(1, 2, 1)),
-        conv_sample((2, 3, 2), (1, 3, 2), n=None, c=2, padding="same"),
+        conv((3, 2, 3), (2, 2, 3), n=1, c=2, padding=1, stride=(1, 2, 1)),
+        conv((2, 3, 2), (1, 3, 2), n=None, c=2, padding="same"),
     ],
 }
 
@@ -52,7 +44,7 @@ def with_grad(tensors):
 
 
 def grads_of(spec, problem, tensors, grad_output):
-    leaves = [t if t is None else t.detach().requires_grad_() for t in tensors]
+    leaves = with_grad(tensors)
     y = as_tuple(spec.op(*leaves, **problem.kwargs))[0]
     wanted = [t for t in leaves if t is not None]
     poison(*wanted)
@@ -82,6 +74,24 @@ def test_gradients(spec, problem, device, rng):
             for isa in each_isa(device):
                 what = f"{dtype}, {layout}, {isa}"
                 check_grads(spec, problem, arranged, arranged_grad, expected, what)
+
+
+@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("spec", CONVS, ids=lambda spec: spec.name)
+def test_gradients_of_random_problems(spec, chunk, device, rng, random_conv):
+    dice = random.Random(rng.initial_seed())
+    layouts = [name for name in LAYOUTS if name != "expanded"]
+    for _ in range(12):
+        problem, dtype = random_conv(dice, int(spec.name[-2])), dice.choice(spec.dtypes)
+        a, b = dice.choice(layouts), dice.choice(layouts)
+        tensors = problem.tensors(dtype, device, rng)
+        y = spec.op(*tensors, **problem.kwargs)
+        grad = torch.randn(y.shape, dtype=dtype, generator=rng).to(device)
+        expected = spec.expected_grads(problem, tensors, grad, dtype)
+        arranged = [LAYOUTS[a](tensors[0], 1), *tensors[1:]]
+        for isa in each_isa(device):
+            what = f"{problem.name}, {dtype}, x {a}, grad {b}, {isa}"
+            check_grads(spec, problem, arranged, LAYOUTS[b](grad, 1), expected, what)
 
 
 @pytest.mark.parametrize("spec", OP_SPECS, ids=lambda spec: spec.name)
@@ -206,7 +216,7 @@ def test_gradients_have_the_same_bits_every_time(spec, device, rng):
 def test_long_sums(spec, device, rng):
     """A weight's gradient sums over all pixels: rounding must not pile up, nor a tail be lost."""
     size = {1: (30011,), 2: (173, 131), 3: (29, 27, 31)}[int(spec.name[-2])]
-    problem = conv_sample(size, (3,) * len(size), n=3, c=3, padding=1)
+    problem = conv(size, (3,) * len(size), n=3, c=3, padding=1)
     for dtype in spec.dtypes:
         tensors = problem.tensors(dtype, device, rng)
         tensors[0] = tensors[0] / 8 + 1  # so that the sums grow instead of cancelling
@@ -285,10 +295,3 @@ def test_results_can_be_changed_in_place(spec, device, rng):
     twos = torch.full_like(y, 2)
     value, bound = spec.expected_grads(problem, tensors, twos, torch.float32)[0]
     assert_within(tensors[0].grad, value, bound, spec.name)
-
-
-def test_pool_gradient_goes_to_the_first_of_equal_maxima(device):
-    x = torch.zeros(1, 6, 2, 2, device=device, requires_grad=True)
-    as_tuple(POOL.op(x, 3))[0].sum().backward()
-    want = torch.tensor([1.0, 0, 0, 1, 0, 0]).reshape(1, 6, 1, 1).expand(1, 6, 2, 2)
-    assert torch.equal(x.grad.cpu(), want)

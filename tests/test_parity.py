@@ -16,7 +16,6 @@ from fastconv.testing import (
     OP_SPECS,
     as_tuple,
     assert_within,
-    conv_sample,
     each_isa,
     poison,
 )
@@ -140,36 +139,12 @@ def test_channels_last_weight_decides_as_in_torch(spec, device, rng):
     assert_strides(y, spec.native(x, w, b, **problem.kwargs), "channels_last weight")
 
 
-def random_problem(rng, dims):
-    """Draws a valid convolution; every argument is free."""
-    pick = rng.choice
-    kernel = [pick([1, 1, 2, 3, 3, 4, 5, 7]) for _ in range(dims)]
-    stride = [pick([1, 1, 2, 3]) for _ in range(dims)]
-    dilation = [pick([1, 1, 2, 3]) for _ in range(dims)]
-    padding = [(rng.randrange(6), rng.randrange(6)) for _ in range(dims)]
-    size = [
-        max(rng.randrange(1, 24 if dims < 3 else 9), d * (k - 1) + 1 - sum(p))
-        for k, d, p in zip(kernel, dilation, padding, strict=True)
-    ]
-    return conv_sample(
-        size,
-        kernel,
-        n=rng.randrange(1, 4),
-        c=rng.randrange(1, 40),
-        m=pick([1, 1, 1, 2, 3]),
-        bias=pick([True, False]),
-        stride=tuple(stride),
-        padding=tuple(padding) if pick([True, False]) else pick(["same", tuple(padding)]),
-        dilation=tuple(dilation),
-    )
-
-
 @pytest.mark.parametrize("chunk", range(4))
 @pytest.mark.parametrize("spec", CONVS, ids=lambda spec: spec.name)
-def test_random_problems(spec, chunk, device, rng):
+def test_random_problems(spec, chunk, device, rng, random_conv):
     dice = random.Random(rng.initial_seed())
     for _ in range(15):
-        problem = random_problem(dice, int(spec.name[-2]))
+        problem = random_conv(dice, int(spec.name[-2]))
         dtype, layout = dice.choice(spec.dtypes), dice.choice(list(LAYOUTS))
         tensors = problem.tensors(dtype, device, rng)
         tensors[0] = LAYOUTS[layout](tensors[0], 1)
