@@ -73,7 +73,7 @@ void parallel_tasks(int64_t tasks, int64_t work, const Run& run) {
   at::parallel_for(0, tasks, max_of(1, kGrain / max_of(1, work)), run);
 }
 
-// Per-thread scratch that grows and is kept: kernels need a few hundred KiB at most.
+// Per-thread scratch that grows and is kept: kernels usually need a few hundred KiB.
 inline void* thread_scratch(int64_t bytes) {
   thread_local std::vector<char> buffer;
   constexpr int64_t kAlign = 64;

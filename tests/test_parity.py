@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._prims_common import suggest_memory_format
 
+import fastconv.reference
 from fastconv.testing import (
     LAYOUTS,
     OP_SPECS,
@@ -220,3 +221,17 @@ def test_does_not_write_its_inputs(spec, device, rng):
         before = [t.clone() for t in tensors]
         spec.op(*tensors, **problem.kwargs)
         assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+def test_backward_data_with_a_stride_beyond_the_kernel():
+    """Strips of whole phases can be wider than the cache budget: the plan must still end."""
+    x = torch.randn(1, 16, 40, 600, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, 1, 3, 3, dtype=torch.float64)
+    fastconv.depthwise_conv2d(x, weight, stride=16).square().sum().backward()
+    y = fastconv.reference.depthwise_conv2d(x.detach(), weight, stride=16)
+    expected = torch.zeros_like(x)
+    for i in range(3):
+        for j in range(3):
+            part = expected[..., i::16, j::16][..., : y.shape[-2], : y.shape[-1]]
+            part += 2 * y * weight[:, 0, i, j].view(16, 1, 1)
+    torch.testing.assert_close(x.grad, expected)

@@ -55,8 +55,6 @@ Tensor call_backward(const Tensor& grad, const Tensor& index, SymList input_size
                  tile);
 }
 
-bool needs_grad(const Tensor& t) { return at::GradMode::is_enabled() && t.requires_grad(); }
-
 // ---- native forms ----
 
 // x at the winners, (N, C', *spatial'): differentiable in x by every means that torch has.
@@ -176,7 +174,7 @@ Pair tracked_autograd(const Tensor& input, const SymWindows& w, bool ceil_mode, 
 Tensor pool_autograd(const Tensor& input, SymList kernel, SymList stride, SymList padding,
                      SymList dilation, bool ceil_mode, int64_t tile) {
   const SymWindows w{kernel, stride, padding, dilation};
-  if (!needs_grad(input) && !needs_decomposition(input)) {
+  if (!needs_graph(input) && !needs_decomposition(input)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_pool(input, w, ceil_mode, tile);
   }
@@ -186,7 +184,7 @@ Tensor pool_autograd(const Tensor& input, SymList kernel, SymList stride, SymLis
 Pair pool_with_indices_autograd(const Tensor& input, SymList kernel, SymList stride,
                                 SymList padding, SymList dilation, bool ceil_mode, int64_t tile) {
   const SymWindows w{kernel, stride, padding, dilation};
-  if (!needs_grad(input) && !needs_decomposition(input)) {
+  if (!needs_graph(input) && !needs_decomposition(input)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_with_indices(input, w, ceil_mode, tile);
   }
@@ -196,7 +194,7 @@ Pair pool_with_indices_autograd(const Tensor& input, SymList kernel, SymList str
 Pair pool_argmax_autograd(const Tensor& input, SymList kernel, SymList stride, SymList padding,
                           SymList dilation, bool ceil_mode, int64_t tile) {
   const SymWindows w{kernel, stride, padding, dilation};
-  if (!needs_grad(input)) {
+  if (!needs_graph(input)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_argmax(input, w, ceil_mode, tile);
   }
@@ -209,7 +207,7 @@ Tensor backward_autograd(const Tensor& grad, const Tensor& index, SymList input_
                          SymList dilation, int64_t tile) {
   const SymWindows w{kernel, stride, padding, dilation};
   if (needs_decomposition(grad)) return put_winners(grad, index, input_size, w);
-  if (!needs_grad(grad)) {
+  if (!needs_graph(grad)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(grad, index, input_size, channels_last, w, tile);
   }

@@ -13,7 +13,8 @@ constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within a
 constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
 constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
 constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
-// Prefetching doubles the speed from L3 and memory (8x144x56x56, 3x3), and costs a tenth in L2.
+// Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
+// docs/lab/depthwise_conv_cpu.md.
 constexpr int64_t kPrefetchBytes = 8 << 20;
 constexpr int64_t kColumns = 4096;
 constexpr int64_t kLanes = 16;  // of the widest level: blocks of channels are multiples of it
@@ -83,10 +84,12 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
     const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
     return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);
   };
-  // Halves the strip until it fits, planes first: rows share more of their input.
+  // Halves the strip until it fits, planes first: rows share more of their input.  Rows come in
+  // whole multiples of the phases, so that many cannot be halved.
+  const int64_t fewest = max_of(axis[1].kernel, axis[1].phases);
   Strip s{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out)};
   while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
-  while (bytes(s.planes, s.rows) > kStripBytes && s.rows > axis[1].kernel) {
+  while (bytes(s.planes, s.rows) > kStripBytes && s.rows > fewest) {
     s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
   }
   if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0};

@@ -137,10 +137,6 @@ Tensor call_shuffle(const Tensor& input, const SymInt& groups, int64_t tile) {
   return op.call(input, groups, tile);
 }
 
-bool records_gradient(const Tensor& input) {
-  return at::GradMode::is_enabled() && input.requires_grad();
-}
-
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -185,7 +181,7 @@ template <bool kToDepth>
 Tensor block_autograd(const Tensor& input, SymIntArrayRef block, std::string_view order,
                       int64_t tile) {
   if (needs_decomposition(input)) return block_decomposed<kToDepth>(input, block, order, tile);
-  if (records_gradient(input)) {
+  if (needs_graph(input)) {
     return BlockFunction<kToDepth>::apply(input, BlockArguments{block, order, tile});
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -194,7 +190,7 @@ Tensor block_autograd(const Tensor& input, SymIntArrayRef block, std::string_vie
 
 Tensor channel_shuffle_autograd(const Tensor& input, SymInt groups, int64_t tile) {
   if (needs_decomposition(input)) return channel_shuffle_decomposed(input, groups, tile);
-  if (records_gradient(input)) {
+  if (needs_graph(input)) {
     check_shuffle(input.sym_sizes(), groups);  // before dividing by the groups
     return ShuffleFunction::apply(input, groups, tile);
   }
