@@ -48,6 +48,8 @@ const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 bool isa_supported(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+    case Isa::avx512_bf16:
+      return __builtin_cpu_supports("avx512bf16") && isa_supported(Isa::avx512);
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

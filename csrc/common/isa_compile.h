@@ -9,6 +9,7 @@
 #define FASTCONV_LEVEL_baseline 0
 #define FASTCONV_LEVEL_avx2 1
 #define FASTCONV_LEVEL_avx512 2
+#define FASTCONV_LEVEL_avx512_bf16 3
 #define FASTCONV_CAT_(a, b) a##b
 #define FASTCONV_CAT(a, b) FASTCONV_CAT_(a, b)
 #define FASTCONV_LEVEL FASTCONV_CAT(FASTCONV_LEVEL_, FASTCONV_ISA)

@@ -11,8 +11,8 @@ namespace fastconv::FASTCONV_ISA {
 
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
-constexpr int kVectorBytes = FASTCONV_LEVEL == 2 ? 64 : FASTCONV_LEVEL == 1 ? 32 : 16;
-constexpr int kVectorRegisters = FASTCONV_LEVEL == 2 ? 32 : 16;
+constexpr int kVectorBytes = FASTCONV_LEVEL >= 2 ? 64 : FASTCONV_LEVEL == 1 ? 32 : 16;
+constexpr int kVectorRegisters = FASTCONV_LEVEL >= 2 ? 32 : 16;
 
 template <class T>
 struct AccumOf {
@@ -133,13 +133,16 @@ FASTCONV_INLINE VecF64 load(const double* p) {
 FASTCONV_INLINE void store(float* p, VecF32 v) { std::memcpy(p, &v, sizeof v); }
 FASTCONV_INLINE void store(double* p, VecF64 v) { std::memcpy(p, &v, sizeof v); }
 
-#if FASTCONV_LEVEL == 2
+#if FASTCONV_LEVEL >= 2
 
 FASTCONV_INLINE VecF32 widen(__m256i h, bf16) {
   return (VecF32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
 }
 FASTCONV_INLINE VecF32 widen(__m256i h, f16) { return (VecF32)_mm512_cvtph_ps(h); }
 FASTCONV_INLINE __m256i narrow(VecF32 v, bf16) {
+#if FASTCONV_LEVEL >= 3
+  return (__m256i)_mm512_cvtneps_pbh((__m512)v);
+#endif
   const __m512i u = (__m512i)v, upper = _mm512_set1_epi32(0x7fff);
   const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
   const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
@@ -285,6 +288,23 @@ FASTCONV_INLINE VecF32 load_n(const bf16* p, int n) { return load_half_n(p, n); 
 FASTCONV_INLINE VecF32 load_n(const f16* p, int n) { return load_half_n(p, n); }
 FASTCONV_INLINE void store_n(bf16* p, VecF32 v, int n) { store_half_n(p, v, n); }
 FASTCONV_INLINE void store_n(f16* p, VecF32 v, int n) { store_half_n(p, v, n); }
+
+// A load without a branch, or zero; where masks are cheap nothing is read then.
+template <class T>
+FASTCONV_INLINE Vec<Accum<T>> load_if(bool on, const T* p) {
+#if FASTCONV_LEVEL >= 2
+  const uint32_t mask = -static_cast<uint32_t>(on);
+  if constexpr (sizeof(T) == 8) {
+    return (VecF64)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+  } else if constexpr (sizeof(T) == 4) {
+    return (VecF32)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  } else {
+    return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p), T{});
+  }
+#else
+  return on ? load(p) : Vec<Accum<T>>{};
+#endif
+}
 
 // Lane sum in a fixed tree, so that results do not depend on how a caller schedules it.
 template <class A>

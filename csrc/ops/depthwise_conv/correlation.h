@@ -82,6 +82,8 @@ struct CorrelationAxis {
 // x -> y, where y has `fan_out` channels per channel of x (forward) or x has `fan_in` channels per
 // channel of y (backward-data).  One of the two is 1.
 struct Correlation {
+  static constexpr int64_t kMinWindow = 16;  // channels: a vector of any level and dtype
+
   Dtype dtype;
   Engine engine;
   int64_t batch, in_channels, out_channels, fan_out, fan_in;
@@ -94,12 +96,16 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
   bool prefetch;  // tensors far larger than a core's own caches
+  bool window;    // kChannels: a small dense filter, served by cpu_window-inl.h
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
-  constexpr int64_t channel_blocks() const { return ceil_div(out_channels, channel_block); }
+  // A window needs whole vectors: the last block takes what would make a smaller one.
+  constexpr int64_t channel_blocks() const {
+    return ceil_div(window ? out_channels / kMinWindow * kMinWindow : out_channels, channel_block);
+  }
   constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
   constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }
   constexpr int64_t plane_chunks() const { return ceil_div(axis[0].out, plane_chunk); }
@@ -122,7 +128,7 @@ struct Correlation {
     const int64_t n = index % batch, block = index / batch;
     return {block,
             block * channel_block,
-            min_of((block + 1) * channel_block, out_channels),
+            block + 1 == channel_blocks() ? out_channels : (block + 1) * channel_block,
             n,
             plane * plane_chunk,
             min_of((plane + 1) * plane_chunk, axis[0].out),

@@ -10,9 +10,20 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
+// bf16 instructions serve bf16; the level below does the rest.
+#if FASTCONV_LEVEL >= 3
+#define FASTCONV_ONLY_BF16(dtype, below) \
+  if ((dtype) != Dtype::kBFloat16) return avx512::below
+#else
+#define FASTCONV_ONLY_BF16(dtype, below) static_cast<void>(0)
+#endif
+
 // Calls f(T{}) for the dtype's storage type.
 template <class F>
 auto with_dtype(Dtype dtype, const F& f) {
+#if FASTCONV_LEVEL >= 3
+  return f(bf16{});
+#endif
   switch (dtype) {
     case Dtype::kFloat64:
       return f(double{});
@@ -26,6 +37,7 @@ auto with_dtype(Dtype dtype, const F& f) {
 }
 
 int64_t correlation_scratch(const Correlation& p) {
+  FASTCONV_ONLY_BF16(p.dtype, correlation_scratch(p));
   return with_dtype(p.dtype, [&](auto t) -> int64_t {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
@@ -34,6 +46,7 @@ int64_t correlation_scratch(const Correlation& p) {
   });
 }
 void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
+  FASTCONV_ONLY_BF16(p.dtype, correlation_run(p, begin, end, scratch));
   with_dtype(p.dtype, [&](auto t) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
@@ -42,6 +55,7 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
   });
 }
 int64_t weight_scratch(const WeightPlan& p) {
+  FASTCONV_ONLY_BF16(p.dtype, weight_scratch(p));
   return with_dtype(p.dtype, [&](auto t) -> int64_t {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_scratch_of<T>(p);
@@ -50,6 +64,7 @@ int64_t weight_scratch(const WeightPlan& p) {
   });
 }
 void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) {
+  FASTCONV_ONLY_BF16(p.dtype, weight_run(p, begin, end, scratch));
   with_dtype(p.dtype, [&](auto t) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_tasks<T>(p, begin, end, scratch);
@@ -58,6 +73,7 @@ void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) 
   });
 }
 void reduce_weight(const WeightPlan& p, int64_t begin, int64_t end) {
+  FASTCONV_ONLY_BF16(p.dtype, reduce_weight(p, begin, end));
   with_dtype(p.dtype, [&](auto t) { reduce_weight_of<decltype(t)>(p, begin, end); });
 }
 

@@ -55,11 +55,11 @@ struct WeightPlan : BackwardWeight {
 WeightPlan make_backward_weight(const BackwardWeight& p);
 
 // Per level: bytes of scratch a thread needs, and the work itself over tasks [begin, end).
-FASTCONV_DECLARE_ISA(int64_t, correlation_scratch, const Correlation&)
-FASTCONV_DECLARE_ISA(void, correlation_run, const Correlation&, int64_t, int64_t, void*)
-FASTCONV_DECLARE_ISA(int64_t, weight_scratch, const WeightPlan&)
-FASTCONV_DECLARE_ISA(void, weight_run, const WeightPlan&, int64_t, int64_t, void*)
+FASTCONV_DECLARE_EVERY_ISA(int64_t, correlation_scratch, const Correlation&)
+FASTCONV_DECLARE_EVERY_ISA(void, correlation_run, const Correlation&, int64_t, int64_t, void*)
+FASTCONV_DECLARE_EVERY_ISA(int64_t, weight_scratch, const WeightPlan&)
+FASTCONV_DECLARE_EVERY_ISA(void, weight_run, const WeightPlan&, int64_t, int64_t, void*)
 // Stage two, over output channels [begin, end).
-FASTCONV_DECLARE_ISA(void, reduce_weight, const WeightPlan&, int64_t, int64_t)
+FASTCONV_DECLARE_EVERY_ISA(void, reduce_weight, const WeightPlan&, int64_t, int64_t)
 
 }  // namespace fastconv::depthwise_conv

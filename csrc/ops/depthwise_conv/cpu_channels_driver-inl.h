@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ops/depthwise_conv/cpu_channels-inl.h"
+#include "ops/depthwise_conv/cpu_window-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
@@ -26,12 +27,15 @@ struct ChannelScratch {
   RowTap* rows;         // [output row of the task][kd * kh]
   int64_t* row_counts;  // [output row of the task]
   ColumnPhase* phases;
-  A* sums;  // [column][channel of x in the block]
+  A* sums;            // [column][channel of x in the block]
+  PlaneTap* planes;   // [kd]
+  bool finite;        // all of the block's weights
   Correlation::Task geometry{};
 
   // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
   static int64_t vectors(const Correlation& p) {
-    return ceil_div(min_of(p.channel_block, p.out_channels) * p.fan_in, kLanes<A>);
+    const int64_t most = p.channel_block + (p.window ? Correlation::kMinWindow - 1 : 0);
+    return ceil_div(min_of(most, p.out_channels) * p.fan_in, kLanes<A>);
   }
   static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
 
@@ -51,30 +55,48 @@ struct ChannelScratch {
     row_counts = reinterpret_cast<int64_t*>(take(task_rows * sizeof(int64_t)));
     phases = reinterpret_cast<ColumnPhase*>(take(p.axis[2].phases * sizeof(ColumnPhase)));
     sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
+    planes = reinterpret_cast<PlaneTap*>(take(p.axis[0].kernel * sizeof(PlaneTap)));
     return at - base;
   }
 };
 
-// Weights and biases of `count` filters from `first` on; missing lanes are zero.
+// First channel of vector `v` of a block.  A window's last vector overlaps the one before, and needs
+// no masks.
+inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int64_t channels) {
+  return p.window ? min_of(v * lanes, channels - lanes) : v * lanes;
+}
+
+// Weights and biases of `count` filters from `first` on; missing lanes are zero.  For a window the
+// taps of backward-data are reversed: they then meet the input in its own order.  Returns whether all
+// weights are finite.
 template <class T, class Scratch>
-void pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
+bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  const T* weight = static_cast<const T*>(p.weight) + first * p.taps;
-  const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first;
+  const bool reversed = p.window && p.axis[2].backward;
+  bool finite = true;
   for (int64_t v = 0; v * kV < count; ++v) {
-    const int lanes = static_cast<int>(min_of(kV, count - v * kV));
+    const int64_t start = vector_start(p, v, kV, count);
+    const int lanes = static_cast<int>(min_of(kV, count - start));
+    const T* weight = static_cast<const T*>(p.weight) + (first + start) * p.taps;
+    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first + start;
     A* packed = s.weight + v * p.taps * kV;
-    for (int64_t tap = 0; tap < p.taps; ++tap) {
-      for (int i = 0; i < lanes; ++i) {
-        packed[tap * kV + i] = to_float(weight[(v * kV + i) * p.taps + tap]);
+    for (int i = 0; i < lanes; ++i) {
+      const T* from = weight + i * p.taps + (reversed ? p.taps - 1 : 0);
+      for (int64_t at = 0; at < p.taps; ++at, from += reversed ? -1 : 1) {
+        const A w = to_float(*from);
+        packed[at * kV + i] = w;
+        finite &= w - w == 0;
       }
-      for (int i = lanes; i < kV; ++i) packed[tap * kV + i] = 0;
+    }
+    for (int64_t at = 0; at < (lanes < kV ? p.taps : 0); ++at) {
+      for (int i = lanes; i < kV; ++i) packed[at * kV + i] = 0;
     }
     for (int i = 0; i < kV; ++i) {
-      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[v * kV + i]) : A{0};
+      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i]) : A{0};
     }
   }
+  return finite;
 }
 
 // The (kd, kh) that meet output (z, y), as offsets into x.
@@ -221,6 +243,54 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
   }
 }
 
+// A task whose filter has a window: vector by vector, down the whole task.
+template <class T>
+void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
+                 const T* x, T* y) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const CorrelationAxis& depth = p.axis[0];
+  SlidingWindow<T> t;
+  t.planes = s.planes;
+  t.row_stride = p.x_strides.sp[1];
+  t.column_stride = p.x_strides.sp[2];
+  t.height = p.axis[1].in;
+  t.width = p.axis[2].in;
+  t.pad_rows = -p.axis[1].taps(0).offset;
+  t.pad = -p.axis[2].taps(0).offset;
+  t.y_row_stride = p.y_strides.sp[1];
+  t.y_column_stride = p.y_strides.sp[2];
+  t.prefetch = p.prefetch;
+  t.finite = s.finite;
+  t.x0 = task.x0;
+  t.x1 = task.x1;
+  const int64_t channels = task.c1 - task.c0, taps_2d = p.axis[1].kernel * p.axis[2].kernel;
+  for (int64_t z = task.z0; z < task.z1; ++z) {
+    const TapRun run = depth.taps(z % depth.phases);
+    const int64_t tz = z / depth.phases;
+    const auto [first, last] = depth.valid(run, tz);
+    t.plane_count = 0;
+    for (int64_t d = first; d < last; ++d) {
+      const int64_t tap = run.tap + d * run.tap_step;
+      s.planes[t.plane_count++] = {
+          (tz * depth.step + run.offset + d * run.offset_step) * p.x_strides.sp[0],
+          (depth.backward ? depth.kernel - 1 - tap : tap) * taps_2d};
+    }
+    for (int64_t v = 0; v * kV < channels; ++v) {
+      const int64_t c = task.c0 + vector_start(p, v, kV, channels);
+      t.x = x + c;
+      t.y = y + c + z * p.y_strides.sp[0];
+      t.weight = s.weight + v * p.taps * kV;
+      t.bias = load(s.bias + v * kV);
+      const bool flat = depth.kernel == 1 && t.plane_count == 1;
+      if (p.axis[2].step == 1) {
+        window_rows_of<1>(t, p.axis[2].kernel, flat, task.y0, task.y1);
+      } else {
+        window_rows_of<2>(t, p.axis[2].kernel, flat, task.y0, task.y1);
+      }
+    }
+  }
+}
+
 template <class T>
 void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   ChannelScratch<T> s;
@@ -229,11 +299,16 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
   for (int64_t i = begin; i < end; ++i) {
     const Correlation::Task task = p.task(i);
     if (task.block != packed_block) {
-      pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
+      s.finite = pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
       packed_block = task.block;
     }
     const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;
-    channels_task<T>(p, s, task, x, static_cast<T*>(p.y) + task.n * p.y_strides.n);
+    T* y = static_cast<T*>(p.y) + task.n * p.y_strides.n;
+    if (p.window) {
+      window_task<T>(p, s, task, x, y);
+    } else {
+      channels_task<T>(p, s, task, x, y);
+    }
   }
 }
 

@@ -98,6 +98,33 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
+// Small square filters without dilation, whose outputs all read the input with one step.
+bool has_window(const Correlation& c) {
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  return c.out_channels >= Correlation::kMinWindow && c.fan_in == 1 && c.fan_out == 1 &&
+         height.phases == 1 && width.phases == 1 &&
+         height.axis.dilation == 1 && width.axis.dilation == 1 && height.step == width.step &&
+         width.step <= 2 && height.kernel == width.kernel &&
+         (width.kernel == 3 || width.kernel == 5);
+}
+
+// A window wants many rows, which share their input, and does not mind few channels.
+void cut_for_window(Correlation& c) {
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.column_chunk = even_split(width.out, kColumns, 1);
+  const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
+  const int64_t vectors = max_of(1, ceil_div(c.out_channels, kLanes));
+  // Bands of 28 rows, or 14, or 7, until there are enough tasks; then fewer channels.
+  int64_t rows = 28;
+  while (rows > 7 && images * ceil_div(height.out, rows) * vectors < kTasks) rows /= 2;
+  c.row_chunk = even_split(height.out, rows, height.out % 7 == 0 ? 7 : 4);
+  const int64_t pieces = max_of(1, images * c.row_chunks());
+  const int64_t block = min_of(256, vectors * pieces / kTasks * kLanes);
+  c.channel_block = even_split(c.out_channels / kLanes * kLanes, block, kLanes);
+}
+
 Correlation make_correlation(const Problem& p, bool backward) {
   Correlation c;
   c.dtype = p.dtype;
@@ -111,6 +138,7 @@ Correlation make_correlation(const Problem& p, bool backward) {
   const int64_t elements = p.in_pixels() * p.channels + p.out_pixels() * p.out_channels();
   c.prefetch = p.batch * elements * element_size(p.dtype) > kPrefetchBytes;
   c.plane_chunk = 1;
+  c.window = false;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   if (p.channels_last) {
@@ -120,6 +148,8 @@ Correlation make_correlation(const Problem& p, bool backward) {
     const Chunks chunks = chunks_for(groups, height, width);
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
+    c.window = has_window(c);
+    if (c.window) cut_for_window(c);
   } else if (const Strip strip =
                  blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
              strip.rows > 0) {

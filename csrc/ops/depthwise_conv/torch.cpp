@@ -62,15 +62,15 @@ void run_tasks(const Plan& plan, int64_t scratch_bytes,
 }
 
 void run_correlation(const Correlation& plan) {
-  static constexpr auto kRun = FASTCONV_ISA_TABLE(correlation_run);
-  static constexpr auto kScratch = FASTCONV_ISA_TABLE(correlation_scratch);
+  static constexpr auto kRun = FASTCONV_EVERY_ISA_TABLE(correlation_run);
+  static constexpr auto kScratch = FASTCONV_EVERY_ISA_TABLE(correlation_scratch);
   run_tasks(plan, kScratch.get()(plan), kRun.get());
 }
 
 void run_backward_weight(WeightPlan plan) {
-  static constexpr auto kRun = FASTCONV_ISA_TABLE(weight_run);
-  static constexpr auto kScratch = FASTCONV_ISA_TABLE(weight_scratch);
-  static constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
+  static constexpr auto kRun = FASTCONV_EVERY_ISA_TABLE(weight_run);
+  static constexpr auto kScratch = FASTCONV_EVERY_ISA_TABLE(weight_scratch);
+  static constexpr auto kReduce = FASTCONV_EVERY_ISA_TABLE(reduce_weight);
   const Tensor workspace = at::empty({plan.workspace_bytes()}, at::kByte);
   plan.workspace = workspace.mutable_data_ptr();
   run_tasks(plan, kScratch.get()(plan), kRun.get());
