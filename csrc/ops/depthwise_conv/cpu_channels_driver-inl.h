@@ -5,6 +5,7 @@
 // rows that meet each output row, and hands rows to the tiles.
 #pragma once
 
+#include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_channels-inl.h"
 #include "ops/depthwise_conv/cpu_window-inl.h"
 
@@ -74,29 +75,21 @@ bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
   const bool reversed = p.window && p.axis[2].backward;
-  bool finite = true;
+  Vec<A> zeros{};
   for (int64_t v = 0; v * kV < count; ++v) {
     const int64_t start = vector_start(p, v, kV, count);
     const int lanes = static_cast<int>(min_of(kV, count - start));
-    const T* weight = static_cast<const T*>(p.weight) + (first + start) * p.taps;
-    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first + start;
     A* packed = s.weight + v * p.taps * kV;
-    for (int i = 0; i < lanes; ++i) {
-      const T* from = weight + i * p.taps + (reversed ? p.taps - 1 : 0);
-      for (int64_t at = 0; at < p.taps; ++at, from += reversed ? -1 : 1) {
-        const A w = to_float(*from);
-        packed[at * kV + i] = w;
-        finite &= w - w == 0;
-      }
-    }
-    for (int64_t at = 0; at < (lanes < kV ? p.taps : 0); ++at) {
-      for (int i = lanes; i < kV; ++i) packed[at * kV + i] = 0;
-    }
+    gather_transposed<T>(reversed ? packed + (p.taps - 1) * kV : packed, reversed ? -kV : kV,
+                         static_cast<const T*>(p.weight) + (first + start) * p.taps, p.taps, lanes,
+                         p.taps);
+    for (int64_t tap = 0; tap < p.taps; ++tap) zeros += load(packed + tap * kV) * A{0};
+    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first + start;
     for (int i = 0; i < kV; ++i) {
       s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i]) : A{0};
     }
   }
-  return finite;
+  return reduce_add<A>(zeros) == 0;
 }
 
 // The (kd, kh) that meet output (z, y), as offsets into x.
@@ -243,27 +236,32 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
   }
 }
 
-// A task whose filter has a window: vector by vector, down the whole task.
+// A task whose filter has a window.
 template <class T>
 void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
                  const T* x, T* y) {
-  constexpr int kV = kLanes<Accum<T>>;
-  const CorrelationAxis& depth = p.axis[0];
-  SlidingWindow<T> t;
+  const auto& [depth, height, width] = p.axis;
+  const int64_t taps_2d = height.kernel * width.kernel;
+  WindowBlock<T> b;
+  b.bias = s.bias;
+  b.channels = task.c1 - task.c0;
+  b.weight_stride = p.taps * kLanes<Accum<T>>;
+  SlidingWindow<T>& t = b.window;
+  t.x = x + task.c0;
+  t.weight = s.weight;
   t.planes = s.planes;
   t.row_stride = p.x_strides.sp[1];
   t.column_stride = p.x_strides.sp[2];
-  t.height = p.axis[1].in;
-  t.width = p.axis[2].in;
-  t.pad_rows = -p.axis[1].taps(0).offset;
-  t.pad = -p.axis[2].taps(0).offset;
+  t.height = height.in;
+  t.width = width.in;
+  t.pad_rows = -height.taps(0).offset;
+  t.pad = -width.taps(0).offset;
   t.y_row_stride = p.y_strides.sp[1];
   t.y_column_stride = p.y_strides.sp[2];
-  t.prefetch = p.prefetch;
-  t.finite = s.finite;
   t.x0 = task.x0;
   t.x1 = task.x1;
-  const int64_t channels = task.c1 - task.c0, taps_2d = p.axis[1].kernel * p.axis[2].kernel;
+  t.finite = s.finite;
+  t.prefetch = p.prefetch;
   for (int64_t z = task.z0; z < task.z1; ++z) {
     const TapRun run = depth.taps(z % depth.phases);
     const int64_t tz = z / depth.phases;
@@ -275,18 +273,12 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
           (tz * depth.step + run.offset + d * run.offset_step) * p.x_strides.sp[0],
           (depth.backward ? depth.kernel - 1 - tap : tap) * taps_2d};
     }
-    for (int64_t v = 0; v * kV < channels; ++v) {
-      const int64_t c = task.c0 + vector_start(p, v, kV, channels);
-      t.x = x + c;
-      t.y = y + c + z * p.y_strides.sp[0];
-      t.weight = s.weight + v * p.taps * kV;
-      t.bias = load(s.bias + v * kV);
-      const bool flat = depth.kernel == 1 && t.plane_count == 1;
-      if (p.axis[2].step == 1) {
-        window_rows_of<1>(t, p.axis[2].kernel, flat, task.y0, task.y1);
-      } else {
-        window_rows_of<2>(t, p.axis[2].kernel, flat, task.y0, task.y1);
-      }
+    t.y = y + task.c0 + z * p.y_strides.sp[0];
+    const bool flat = depth.kernel == 1 && t.plane_count == 1;
+    if (width.step == 1) {
+      window_rows_of<1>(b, width.kernel, flat, task.y0, task.y1);
+    } else {
+      window_rows_of<2>(b, width.kernel, flat, task.y0, task.y1);
     }
   }
 }

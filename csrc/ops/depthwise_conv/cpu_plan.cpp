@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kTasks = 32;              // enough to balance the threads of a usual machine
 constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
 constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
+constexpr int64_t kWindowBytes = 512 << 10; // a window's band of all its channels: half of L2
 constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
 constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
@@ -109,20 +110,22 @@ bool has_window(const Correlation& c) {
          (width.kernel == 3 || width.kernel == 5);
 }
 
-// A window wants many rows, which share their input, and does not mind few channels.
+// A window goes down bands of 7 or 4 rows; a task takes several, which share their borders, and all
+// channels whose bands fit in L2, as long as there are tasks enough.
 void cut_for_window(Correlation& c) {
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   c.column_chunk = even_split(width.out, kColumns, 1);
   const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
-  const int64_t vectors = max_of(1, ceil_div(c.out_channels, kLanes));
-  // Bands of 28 rows, or 14, or 7, until there are enough tasks; then fewer channels.
   int64_t rows = 28;
-  while (rows > 7 && images * ceil_div(height.out, rows) * vectors < kTasks) rows /= 2;
-  c.row_chunk = even_split(height.out, rows, height.out % 7 == 0 ? 7 : 4);
+  while (rows > 7 && images * ceil_div(height.out, rows) < kTasks) rows /= 2;
+  c.row_chunk = even_split(height.out, rows, width.kernel == 3 && height.out % 7 == 0 ? 7 : 4);
   const int64_t pieces = max_of(1, images * c.row_chunks());
-  const int64_t block = min_of(256, vectors * pieces / kTasks * kLanes);
-  c.channel_block = even_split(c.out_channels / kLanes * kLanes, block, kLanes);
+  const int64_t column = 16 * element_size(c.dtype) * min_of(c.column_chunk, width.out);
+  const int64_t fitting = kWindowBytes / max_of(1, column) / kLanes * kLanes;
+  const int64_t spread = c.out_channels * pieces / kTasks / kLanes * kLanes;
+  const int64_t whole = c.out_channels / kLanes * kLanes;
+  c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
 Correlation make_correlation(const Problem& p, bool backward) {

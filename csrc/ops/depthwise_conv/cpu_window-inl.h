@@ -237,36 +237,58 @@ FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
   }
 }
 
+// The vectors of a block of channels, one after the other down the same band: neighbouring vectors
+// are neighbours in memory.
+template <class T>
+struct WindowBlock {
+  SlidingWindow<T> window;  // of the first vector
+  const Accum<T>* bias;     // [vector][lane]
+  int64_t channels, weight_stride;
+};
+
+// The last vector overlaps the one before, and needs no masks.
+template <class S, class T>
+void window_block(const WindowBlock<T>& b, int64_t y) {
+  constexpr int kV = kLanes<Accum<T>>;
+  SlidingWindow<T> t = b.window;
+  for (int64_t v = 0; v * kV < b.channels; ++v) {
+    const int64_t c = min_of(v * kV, b.channels - kV);
+    t.x = b.window.x + c;
+    t.y = b.window.y + c;
+    t.weight = b.window.weight + v * b.weight_stride;
+    t.bias = load(b.bias + v * kV);
+    window_band_at<S>(t, y);
+  }
+}
+
 // Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
 // them.  A remainder is covered by a band that overlaps the one before.  Filters with infinities go
 // row by row, which never multiplies them by a zero from outside the image.
 template <int Kernel, int Step, bool Flat, class T>
-void window_rows(const SlidingWindow<T>& t, int64_t y, int64_t end) {
+void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
   constexpr int kShort = kVectorRegisters >= 32 ? 4 : 2;
   constexpr int kTall = kVectorRegisters >= 32 && Kernel == 3 ? 7 : kShort;
-  const int64_t count = t.finite ? end - y : 1;
+  const int64_t count = b.window.finite ? end - y : 1;
   if (kTall > kShort && count >= kTall && (count % kTall == 0 || count % kShort != 0)) {
-    for (; end - y >= kTall; y += kTall) {
-      window_band_at<WindowShape<Kernel, Step, Flat, kTall>>(t, y);
-    }
+    for (; end - y >= kTall; y += kTall) window_block<WindowShape<Kernel, Step, Flat, kTall>>(b, y);
   }
   if (count >= kShort) {
     for (; y < end; y += kShort) {
-      window_band_at<WindowShape<Kernel, Step, Flat, kShort>>(t, min_of(y, end - kShort));
+      window_block<WindowShape<Kernel, Step, Flat, kShort>>(b, min_of(y, end - kShort));
     }
   } else {
-    for (; y < end; ++y) window_band_at<WindowShape<Kernel, Step, Flat, 1>>(t, y);
+    for (; y < end; ++y) window_block<WindowShape<Kernel, Step, Flat, 1>>(b, y);
   }
 }
 
 template <int Step, class T>
-void window_rows_of(const SlidingWindow<T>& t, int64_t kernel, bool flat, int64_t y, int64_t end) {
+void window_rows_of(const WindowBlock<T>& b, int64_t kernel, bool flat, int64_t y, int64_t end) {
   if (kernel == 5) {
-    window_rows<5, Step, false>(t, y, end);
+    window_rows<5, Step, false>(b, y, end);
   } else if (flat) {
-    window_rows<3, Step, true>(t, y, end);
+    window_rows<3, Step, true>(b, y, end);
   } else {
-    window_rows<3, Step, false>(t, y, end);
+    window_rows<3, Step, false>(b, y, end);
   }
 }
 
