@@ -12,15 +12,15 @@
 
 namespace fastconv {
 
-// X-macros over the levels, weakest first: X(name, ...).  The common levels have code in every room;
-// the last ones only where they gain something, and elsewhere the level below serves.
+// X-macros over the levels, weakest first: X(name, ...).  The common levels have code in every
+// room; the last ones only where they gain something, and elsewhere the level below serves.
 #if defined(__x86_64__)
 #define FASTCONV_FOREACH_COMMON_ISA(X, ...) \
   X(baseline __VA_OPT__(, ) __VA_ARGS__)    \
   X(avx2 __VA_OPT__(, ) __VA_ARGS__)        \
   X(avx512 __VA_OPT__(, ) __VA_ARGS__)
-#define FASTCONV_FOREACH_ISA(X, ...)                              \
-  FASTCONV_FOREACH_COMMON_ISA(X __VA_OPT__(, ) __VA_ARGS__)       \
+#define FASTCONV_FOREACH_ISA(X, ...)                        \
+  FASTCONV_FOREACH_COMMON_ISA(X __VA_OPT__(, ) __VA_ARGS__) \
   X(avx512_bf16 __VA_OPT__(, ) __VA_ARGS__)
 #else
 #define FASTCONV_FOREACH_COMMON_ISA(X, ...) X(baseline __VA_OPT__(, ) __VA_ARGS__)
@@ -65,12 +65,18 @@ struct IsaTable {
   }
 
 // The table of such a function: `constexpr auto kRun = FASTCONV_ISA_TABLE(run);  kRun.get()(p)`.
-#define FASTCONV_ISA_TABLE(name)                    \
-  ::fastconv::IsaTable<decltype(&baseline::name)> { \
-    { FASTCONV_FOREACH_COMMON_ISA(FASTCONV_ISA_ENTRY, name) } \
+#define FASTCONV_ISA_TABLE(name)                            \
+  ::fastconv::IsaTable<decltype(&baseline::name)> {         \
+    {                                                       \
+      FASTCONV_FOREACH_COMMON_ISA(FASTCONV_ISA_ENTRY, name) \
+    }                                                       \
   }
-#define FASTCONV_EVERY_ISA_TABLE(name) \
-  ::fastconv::IsaTable<decltype(&baseline::name)> { {FASTCONV_FOREACH_ISA(FASTCONV_ISA_ENTRY, name)} }
+#define FASTCONV_EVERY_ISA_TABLE(name)               \
+  ::fastconv::IsaTable<decltype(&baseline::name)> {  \
+    {                                                \
+      FASTCONV_FOREACH_ISA(FASTCONV_ISA_ENTRY, name) \
+    }                                                \
+  }
 #define FASTCONV_ISA_ENTRY(isa, name) &isa::name,
 
 }  // namespace fastconv

@@ -96,15 +96,18 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
   bool prefetch;  // tensors far larger than a core's own caches
-  bool window;    // kChannels: a small dense filter, served by cpu_window-inl.h
+  bool window;    // a small dense filter, served by cpu_window-inl.h (not by Engine::kRows)
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
-  // A window needs whole vectors: the last block takes what would make a smaller one.
+  // A window needs whole vectors.  In the tensor itself the last one of a block overlaps the one
+  // before, and the last block takes what would make a smaller one.
+  constexpr bool overlaps() const { return window && engine == Engine::kChannels; }
   constexpr int64_t channel_blocks() const {
-    return ceil_div(window ? out_channels / kMinWindow * kMinWindow : out_channels, channel_block);
+    return ceil_div(overlaps() ? out_channels / kMinWindow * kMinWindow : out_channels,
+                    channel_block);
   }
   constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
   constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }

@@ -151,7 +151,7 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     const Correlation::Task task = p.task(i);
     const int64_t channels = task.c1 - task.c0, c_in = task.c0 / p.fan_out * p.fan_in;
     if (task.block != packed_block) {
-      pack_weights<T>(p, task.c0 * p.fan_in, channels * p.fan_in, s);
+      s.finite = pack_weights<T>(p, task.c0 * p.fan_in, channels * p.fan_in, s);
       packed_block = task.block;
     }
     Correlation q = block_problem<A>(p, channels);
@@ -166,9 +166,10 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     const int64_t first_out[] = {task.z0, task.y0, task.x0};
     Correlation::Task local = task;
     local.c0 = 0;
-    local.c1 = channels;
-    channels_task<A>(q, s, local, x - pixel_offset(q.x_strides, w.first),
-                     y - pixel_offset(q.y_strides, first_out));
+    local.c1 = p.window ? size.out_pitch : channels;  // the rest of the last vector is zero
+    (p.window ? window_task<A> : channels_task<A>)(q, s, local,
+                                                   x - pixel_offset(q.x_strides, w.first),
+                                                   y - pixel_offset(q.y_strides, first_out));
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);

@@ -28,14 +28,14 @@ struct ChannelScratch {
   RowTap* rows;         // [output row of the task][kd * kh]
   int64_t* row_counts;  // [output row of the task]
   ColumnPhase* phases;
-  A* sums;            // [column][channel of x in the block]
-  PlaneTap* planes;   // [kd]
-  bool finite;        // all of the block's weights
+  A* sums;           // [column][channel of x in the block]
+  PlaneTap* planes;  // [kd]
+  bool finite;       // all of the block's weights
   Correlation::Task geometry{};
 
   // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
   static int64_t vectors(const Correlation& p) {
-    const int64_t most = p.channel_block + (p.window ? Correlation::kMinWindow - 1 : 0);
+    const int64_t most = p.channel_block + (p.overlaps() ? Correlation::kMinWindow - 1 : 0);
     return ceil_div(min_of(most, p.out_channels) * p.fan_in, kLanes<A>);
   }
   static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
@@ -61,15 +61,14 @@ struct ChannelScratch {
   }
 };
 
-// First channel of vector `v` of a block.  A window's last vector overlaps the one before, and needs
-// no masks.
+// First channel of vector `v` of a block.
 inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int64_t channels) {
-  return p.window ? min_of(v * lanes, channels - lanes) : v * lanes;
+  return p.overlaps() ? min_of(v * lanes, channels - lanes) : v * lanes;
 }
 
 // Weights and biases of `count` filters from `first` on; missing lanes are zero.  For a window the
-// taps of backward-data are reversed: they then meet the input in its own order.  Returns whether all
-// weights are finite.
+// taps of backward-data are reversed: they then meet the input in its own order.  Returns whether
+// all weights are finite.
 template <class T, class Scratch>
 bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
   using A = Accum<T>;

@@ -8,12 +8,12 @@
 namespace fastconv::depthwise_conv {
 namespace {
 
-constexpr int64_t kTasks = 32;              // enough to balance the threads of a usual machine
-constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
-constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
-constexpr int64_t kWindowBytes = 512 << 10; // a window's band of all its channels: half of L2
-constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
-constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
+constexpr int64_t kTasks = 32;               // enough to balance the threads of a usual machine
+constexpr int64_t kRowsBytes = 96 << 10;     // staged rows of one task: within any L2
+constexpr int64_t kBlockBytes = 192 << 10;   // input rows that neighbouring output rows share
+constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
+constexpr int64_t kSumsBytes = 32 << 10;     // weight gradient sums of one task: L1
+constexpr int64_t kStripBytes = 320 << 10;   // a transposed strip and its result: L2
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
 // docs/lab/depthwise_conv_cpu.md.
 constexpr int64_t kPrefetchBytes = 8 << 20;
@@ -103,8 +103,7 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
 bool has_window(const Correlation& c) {
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
-  return c.out_channels >= Correlation::kMinWindow && c.fan_in == 1 && c.fan_out == 1 &&
-         height.phases == 1 && width.phases == 1 &&
+  return c.fan_in == 1 && c.fan_out == 1 && height.phases == 1 && width.phases == 1 &&
          height.axis.dilation == 1 && width.axis.dilation == 1 && height.step == width.step &&
          width.step <= 2 && height.kernel == width.kernel &&
          (width.kernel == 3 || width.kernel == 5);
@@ -151,12 +150,13 @@ Correlation make_correlation(const Problem& p, bool backward) {
     const Chunks chunks = chunks_for(groups, height, width);
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
-    c.window = has_window(c);
+    c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
     if (c.window) cut_for_window(c);
   } else if (const Strip strip =
                  blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
              strip.rows > 0) {
     c.engine = Engine::kBlocked;
+    c.window = has_window(c);
     c.channel_block = kLanes * c.fan_out;
     c.plane_chunk = strip.planes;
     c.row_chunk = strip.rows;

@@ -143,8 +143,8 @@ FASTCONV_INLINE void window_column(const SlidingWindow<T>& t, WindowState<S, T>&
 // Group g: the kStep input columns that output column g is the first to read.  Output column
 // g - kSlots + 1 is complete after it.
 template <class S, int U, Rows R, class T>
-FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& s, const T* band, T* out,
-                                  int64_t g, uint64_t rows) {
+FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& s, const T* band,
+                                  T* out, int64_t g, uint64_t rows) {
   constexpr int kV = kLanes<Accum<T>>;
 #pragma GCC unroll 8
   for (int r = 0; r < S::kRows; ++r) s.sums[r][U] = t.bias;
