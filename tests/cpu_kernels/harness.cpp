@@ -1,0 +1,312 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "harness.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdarg>
+
+namespace harness {
+namespace {
+
+char current[2000] = "no case yet";
+
+void print_current() {
+  // A handler may call write() and not much else.
+  const char* parts[] = {"\nin ", current, "\n"};
+  for (const char* part : parts) {
+    if (write(2, part, std::strlen(part)) < 0) return;
+  }
+}
+
+// Traps of UndefinedBehaviorSanitizer are illegal instructions, guard pages segmentation faults.
+void on_signal(int number) {
+  const char* name = number == SIGSEGV || number == SIGBUS ? "\nbad address"
+                                                           : "\nundefined behaviour (trap)";
+  if (write(2, name, std::strlen(name)) >= 0) print_current();
+  _exit(90);
+}
+
+float bits_to_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+struct Format {
+  int mantissa_bits, bias, bits;
+};
+Format format_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return {52, 1023, 64};
+    case Dtype::kFloat16:
+      return {10, 15, 16};
+    case Dtype::kBFloat16:
+      return {7, 127, 16};
+    default:
+      return {23, 127, 32};
+  }
+}
+
+void write_bits(Dtype dtype, void* p, uint64_t bits) {
+  std::memcpy(p, &bits, static_cast<size_t>(fastconv::element_size(dtype)));  // little endian
+}
+
+}  // namespace
+
+// ---- numbers ----
+
+double read_number(Dtype dtype, const void* p) {
+  if (dtype == Dtype::kFloat64) {
+    double d;
+    std::memcpy(&d, p, sizeof d);
+    return d;
+  }
+  if (dtype == Dtype::kFloat32) {
+    float f;
+    std::memcpy(&f, p, sizeof f);
+    return f;
+  }
+  uint16_t h;
+  std::memcpy(&h, p, sizeof h);
+  if (dtype == Dtype::kBFloat16) return bits_to_float(uint32_t{h} << 16);
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                           : exponent == 0 ? std::ldexp(mantissa, -24)
+                                           : std::ldexp(1024 + mantissa, exponent - 25);
+  return h >> 15 ? -magnitude : magnitude;
+}
+
+void write_random(Dtype dtype, void* p, Random& random) {
+  const Format f = format_of(dtype);
+  const uint64_t mantissa = random.bits() >> (64 - f.mantissa_bits);
+  const uint64_t exponent = static_cast<uint64_t>(f.bias + random.in(-3, 1));
+  const uint64_t sign = random.bits() >> 63;
+  write_bits(dtype, p, sign << (f.bits - 1) | exponent << f.mantissa_bits | mantissa);
+}
+
+void write_nan(Dtype dtype, void* p) {
+  const Format f = format_of(dtype);
+  write_bits(dtype, p, (uint64_t{1} << (f.bits - 1)) - 1);  // all ones but the sign
+}
+
+void write_minus_infinity(Dtype dtype, void* p) {
+  const Format f = format_of(dtype);
+  const uint64_t exponent = (uint64_t{1} << (f.bits - f.mantissa_bits - 1)) - 1;
+  write_bits(dtype, p, uint64_t{1} << (f.bits - 1) | exponent << f.mantissa_bits);
+}
+
+// ---- memory ----
+
+namespace {
+constexpr int64_t kPage = 4096;
+constexpr unsigned char kAround = 0xab;
+}  // namespace
+
+Buffer::Buffer(Placement placement, unsigned char fill, int64_t bytes, int64_t align)
+    : size_(bytes) {
+  if (placement == Placement::kHeap) {
+    // A block at an odd multiple of its alignment would need slack before it; the guard pages do
+    // that.  malloc alone gives exact sizes and 16 bytes of alignment.
+    void* p = nullptr;
+    if (align <= 16) {
+      p = std::malloc(static_cast<size_t>(bytes));
+    } else if (posix_memalign(&p, static_cast<size_t>(align), static_cast<size_t>(bytes)) != 0) {
+      p = nullptr;
+    }
+    if (p == nullptr && bytes > 0) fail("out of memory: %lld bytes", static_cast<long long>(bytes));
+    data_ = p;
+  } else {
+    const int64_t inner = fastconv::round_up(fastconv::max_of(bytes, 1), kPage);
+    mapped_ = inner + kPage;
+    void* map = mmap(nullptr, static_cast<size_t>(mapped_), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) fail("out of memory: %lld bytes", static_cast<long long>(mapped_));
+    map_ = static_cast<char*>(map);
+    const bool behind = placement == Placement::kGuardBehind;
+    if (mprotect(behind ? map_ + inner : map_, kPage, PROT_NONE) != 0) fail("mprotect failed");
+    usable_ = behind ? map_ : map_ + kPage;
+    usable_size_ = inner;
+    std::memset(usable_, kAround, static_cast<size_t>(inner));
+    data_ = usable_ + (behind ? inner - fastconv::round_up(bytes, align) : 0);
+  }
+  if (bytes > 0) std::memset(data_, fill, static_cast<size_t>(bytes));
+}
+
+Buffer::~Buffer() {
+  if (map_ == nullptr) {
+    std::free(data_);
+  } else {
+    munmap(map_, static_cast<size_t>(mapped_));
+  }
+}
+
+bool Buffer::surroundings_are_whole() const {
+  if (map_ == nullptr) return true;
+  for (const char* p = usable_; p < usable_ + usable_size_; ++p) {
+    if (p == data_) p += size_;
+    if (p < usable_ + usable_size_ && static_cast<unsigned char>(*p) != kAround) return false;
+  }
+  return true;
+}
+
+std::vector<char> Run::output_bytes() const {
+  std::vector<char> all;
+  for (const Output& out : outputs_) {
+    std::vector<bool> is_element(static_cast<size_t>(out.buffer->size()));
+    out.layout.each([&](int64_t offset, const std::vector<int64_t>&) {
+      for (int64_t i = offset * out.element; i < (offset + 1) * out.element; ++i) {
+        if (i >= out.buffer->size()) return;
+        is_element[i] = true;
+        all.push_back(out.buffer->bytes()[i]);
+      }
+    });
+    for (int64_t i = 0; i < out.buffer->size(); ++i) {
+      if (!is_element[i] && static_cast<unsigned char>(out.buffer->bytes()[i]) != fill_) {
+        fail("written between the elements of an output");
+      }
+    }
+  }
+  return all;
+}
+
+void Run::check_surroundings() const {
+  for (const auto& b : buffers_) {
+    if (!b->surroundings_are_whole()) fail("written outside of a buffer");
+  }
+}
+
+// ---- failures ----
+
+void set_current(const std::string& what) {
+  std::snprintf(current, sizeof current, "%s", what.c_str());
+}
+
+void fail(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  print_current();
+  _exit(91);
+}
+
+// ---- tensors ----
+
+int64_t Layout::span() const {
+  int64_t span = 1;
+  for (size_t a = 0; a < size.size(); ++a) span += (size[a] - 1) * stride[a];
+  return count() == 0 ? 0 : span;
+}
+
+int64_t Layout::count() const {
+  int64_t count = 1;
+  for (const int64_t n : size) count *= n;
+  return count;
+}
+
+Layout dense(const std::vector<int64_t>& size, const std::vector<int>& order) {
+  Layout layout{size, std::vector<int64_t>(size.size())};
+  int64_t step = 1;
+  for (size_t i = order.size(); i-- > 0;) {
+    layout.stride[order[i]] = step;
+    step *= size[order[i]];
+  }
+  return layout;
+}
+
+Layout strided(const std::vector<int64_t>& size, std::vector<int> order, int fixed, bool gaps,
+               bool expanded, Random& random) {
+  if (random.one_in(2)) {
+    for (size_t i = order.size() - fixed; i > 1; --i) {
+      std::swap(order[i - 1], order[random.in(0, i - 1)]);
+    }
+  }
+  Layout layout{size, std::vector<int64_t>(size.size())};
+  const int movable = static_cast<int>(order.size()) - fixed;
+  int64_t step = fixed == 0 && gaps && random.one_in(2) ? random.in(2, 3) : 1;
+  for (int i = static_cast<int>(order.size()) - 1; i >= 0; --i) {
+    const int axis = order[i];
+    if (expanded && i < movable && random.one_in(4)) continue;
+    layout.stride[axis] = step;
+    step *= size[axis];
+    if (gaps) step += random.in(0, 3);
+  }
+  // The stride of an axis of one element means nothing.
+  for (size_t a = 0; a < size.size(); ++a) {
+    const bool is_fixed = fixed > 0 && static_cast<int>(a) == order.back();
+    if (size[a] == 1 && !is_fixed && random.one_in(2)) layout.stride[a] = 1 << random.in(0, 20);
+  }
+  return layout;
+}
+
+Buffer& numbers(Run& run, Dtype dtype, const Layout& layout, uint64_t seed) {
+  const int64_t element = fastconv::element_size(dtype);
+  Buffer& buffer = run.input(layout.span() * element, element);
+  Random random(seed);
+  layout.each([&](int64_t offset, const std::vector<int64_t>&) {
+    if ((offset + 1) * element <= buffer.size()) {
+      write_random(dtype, buffer.bytes() + offset * element, random);
+    }
+  });
+  return buffer;
+}
+
+void check_sum(Dtype dtype, const void* got_at, double want, double magnitude, int64_t terms,
+               const char* what) {
+  const double got = read_number(dtype, got_at);
+  const Format f = format_of(dtype);
+  const double u_out = std::ldexp(1, -f.mantissa_bits - 1);
+  const double u_acc = dtype == Dtype::kFloat64 ? std::ldexp(1, -52) : std::ldexp(1, -24);
+  const double n = static_cast<double>(terms), growth = std::fmin(n, 6 * std::sqrt(n));
+  const double step = std::ldexp(1, 1 - f.bias - f.mantissa_bits);
+  const double bound = 1.1 * (growth * u_acc * magnitude + u_out * std::fabs(want)) + step;
+  if (!(std::fabs(got - want) <= bound)) {
+    fail("%s is %.17g instead of %.17g, bound %.3g", what, got, want, bound);
+  }
+}
+
+void Totals::add(const std::string& name) {
+  for (auto& [known, count] : counts) {
+    if (known == name) {
+      ++count;
+      return;
+    }
+  }
+  counts.emplace_back(name, 1);
+}
+
+// ---- arguments ----
+
+Options parse(int argc, char** argv) {
+  for (const int number : {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP}) std::signal(number, on_signal);
+  Options options;
+  std::string level = "all";
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i];
+    const int64_t value = std::atoll(argv[i + 1]);
+    if (name == "--seed") options.seed = static_cast<uint64_t>(value);
+    if (name == "--cases") options.cases = value;
+    if (name == "--only") options.only = value;
+    if (name == "--bug") options.bug = static_cast<Bug>(value);
+    if (name == "--level") level = argv[i + 1];
+  }
+  for (int i = 0; i < fastconv::kIsaCount; ++i) {
+    const auto isa = static_cast<fastconv::Isa>(i);
+    if (!fastconv::isa_supported(isa)) continue;
+    if (level == "all" || level == fastconv::isa_name(isa)) options.levels.push_back(isa);
+  }
+  if (options.levels.empty()) fail("no level '%s' on this processor", level.c_str());
+  std::printf("seed %llu\n", static_cast<unsigned long long>(options.seed));
+  std::fflush(stdout);
+  return options;
+}
+
+}  // namespace harness
+
+// AddressSanitizer calls this before its report.
+extern "C" void __asan_on_error() { harness::print_current(); }
