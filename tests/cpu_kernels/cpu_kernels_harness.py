@@ -16,12 +16,12 @@ import shutil
 import subprocess
 import sys
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import native_build
 from native_build import CSRC
 
+HERE = pathlib.Path(__file__).resolve().parent
 BUILD = native_build.BUILD / "cpu_kernels"
 ROOMS = ("depthwise_conv", "depth_max_pool", "rearrange")
 
@@ -69,7 +69,7 @@ def build(room: str, sanitize: bool = True) -> pathlib.Path:
     own = [HERE / "harness.cpp", HERE / f"{room}.cpp", CSRC / "common" / "isa.cpp"]
     sources = [(f, [*flags, "-O0"]) for f in level_sources(room)]
     sources += [(f, [*flags, "-O1"]) for f in (*own, *plain_sources(room))]
-    headers = [*HERE.glob("*.h"), *(CSRC / "common").glob("*.h"), *(CSRC / "ops" / room).glob("*.h")]
+    headers = [h for d in (HERE, CSRC / "common", CSRC / "ops" / room) for h in d.glob("*.h")]
     digest = native_build.digest([*(f for f, _ in sources), *sorted(headers)], sources)
     target = BUILD / f"{room}{'-san' if sanitize else ''}-{digest}"
     return native_build.compile_and_link(target, sources, checks)

@@ -3,9 +3,8 @@
 
 // Every CPU kernel of depthwise convolution against the sums of depthwise_conv.h, in memory of
 // exactly the right size.
-#include "ops/depthwise_conv/cpu.h"
-
 #include "harness.h"
+#include "ops/depthwise_conv/cpu.h"
 
 using namespace fastconv;
 using namespace fastconv::depthwise_conv;
@@ -125,8 +124,8 @@ struct Room {
     const Dtype dtype = c.dtype;
     const int64_t element = element_size(dtype);
     Random random(seed);
-    const std::vector<int> order = c.channels_last ? std::vector<int>{0, 2, 3, 4, 1}
-                                                   : std::vector<int>{0, 1, 2, 3, 4};
+    const std::vector<int> order =
+        c.channels_last ? std::vector<int>{0, 2, 3, 4, 1} : std::vector<int>{0, 1, 2, 3, 4};
     const std::vector<int64_t> in = {c.batch, c.channels, c.axis[0].in, c.axis[1].in, c.axis[2].in};
     const std::vector<int64_t> out = {c.batch, c.out_channels(), c.axis[0].out, c.axis[1].out,
                                       c.axis[2].out};
@@ -136,9 +135,8 @@ struct Room {
                      : harness::dense(size, order);
     };
     const auto output_layout = [&](const std::vector<int64_t>& size) {
-      return c.views && c.channels_last
-                 ? harness::strided(size, order, fixed, true, false, random)
-                 : harness::dense(size, order);
+      return c.views && c.channels_last ? harness::strided(size, order, fixed, true, false, random)
+                                        : harness::dense(size, order);
     };
     const Layout x_layout = input_layout(in), dy_layout = input_layout(out);
     const Layout y_layout = output_layout(out), dx_layout = output_layout(in);
@@ -255,7 +253,10 @@ struct Room {
                          const Axis& width) {
       for (const bool channels_last : {false, true}) {
         cases.push_back({{dtype, channels_last, 1, channels, multiplier, {one, height, width}},
-                         true, true, true, false});
+                         true,
+                         true,
+                         true,
+                         false});
       }
     };
     // Planes too wide for the blocked engine; several chunks of columns; rows of 16-bit types.

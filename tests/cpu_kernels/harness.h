@@ -10,7 +10,8 @@
 //   a guard page    0x77           reads and writes past the end that sanitizers do not instrument
 //   behind, before  0xff           (masked vector instructions), and before the start
 // 0xff is a NaN and an index of -1, 0x77 is large and finite: what depends on memory that nobody
-// wrote, or on how tasks were shared out, changes.
+// wrote, or on how tasks were shared out, changes.  With `--fill 0`, for valgrind, there is one run
+// in heap blocks that hold nothing.
 #pragma once
 
 #include <cmath>
@@ -68,10 +69,11 @@ void write_minus_infinity(Dtype dtype, void* p);
 
 enum class Placement : uint8_t { kHeap, kGuardBehind, kGuardBefore };
 
-// `bytes` bytes, not one more, at a multiple of `align`.
+// `bytes` bytes, not one more, at a multiple of `align`; left as they are if `fill` is kNothing.
+constexpr int kNothing = -1;
 class Buffer {
  public:
-  Buffer(Placement placement, unsigned char fill, int64_t bytes, int64_t align);
+  Buffer(Placement placement, int fill, int64_t bytes, int64_t align);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -123,7 +125,6 @@ Layout dense(const std::vector<int64_t>& size, const std::vector<int>& order);
 Layout strided(const std::vector<int64_t>& size, std::vector<int> order, int fixed, bool gaps,
                bool expanded, Random& random);
 
-
 // ---- one run of one case ----
 
 enum class Bug : uint8_t {
@@ -133,11 +134,18 @@ enum class Bug : uint8_t {
   kShortScratch,  // half of the scratch
   kLostTask,      // the last task does not run
   kWrongValue,    // a result changes before it is compared
+  // Of selftest.cpp's kernel.
+  kReadBehind,
+  kReadBefore,
+  kWriteBefore,
+  kWriteBetween,
+  kUseScratch,
+  kOverflow,
 };
 
 class Run {
  public:
-  Run(Placement placement, unsigned char fill, uint64_t seed, Bug bug)
+  Run(Placement placement, int fill, uint64_t seed, Bug bug)
       : bug(bug), random(seed), placement_(placement), fill_(fill) {}
 
   // Memory that lasts as long as the run.  Outputs are kept to be compared with other runs.
@@ -184,7 +192,7 @@ class Run {
     return *buffers_.back();
   }
   Placement placement_;
-  unsigned char fill_;
+  int fill_;
   struct Output {
     Buffer* buffer;
     Layout layout;
@@ -210,6 +218,7 @@ struct Options {
   uint64_t seed = 0;
   int64_t cases = 100;
   int64_t only = -1;  // a case to repeat
+  bool fill = true;
   Bug bug = Bug::kNone;
   std::vector<fastconv::Isa> levels;
 };
@@ -224,10 +233,9 @@ int run_main(int argc, char** argv) {
   const int64_t fixed = static_cast<int64_t>(table.size());
   constexpr struct {
     Placement placement;
-    unsigned char fill;
-  } kRuns[] = {{Placement::kHeap, 0xff},
-               {Placement::kGuardBehind, 0x77},
-               {Placement::kGuardBefore, 0xff}};
+    int fill;
+  } kRuns[] = {
+      {Placement::kHeap, 0xff}, {Placement::kGuardBehind, 0x77}, {Placement::kGuardBefore, 0xff}};
   for (const fastconv::Isa level : options.levels) {
     fastconv::set_active_isa(level);
     Totals totals;
@@ -237,11 +245,12 @@ int run_main(int argc, char** argv) {
       const auto one = i < fixed ? table[i] : Room::draw(random);
       const uint64_t data_seed = random.bits();
       std::vector<char> first;
-      for (int r = 0; r < 3; ++r) {
+      for (int r = 0; r < (options.fill ? 3 : 1); ++r) {
         set_current(std::string(fastconv::isa_name(level)) + " case " + std::to_string(i) +
                     " memory " + std::to_string(r) + " " + Room::text(one));
         // Same numbers, other memory, other pieces.
-        Run run(kRuns[r].placement, kRuns[r].fill, data_seed + r, options.bug);
+        Run run(kRuns[r].placement, options.fill ? kRuns[r].fill : kNothing, data_seed + r,
+                options.bug);
         Room::run(one, run, data_seed, r == 0, totals);
         run.check_surroundings();
         std::vector<char> bytes = run.output_bytes();

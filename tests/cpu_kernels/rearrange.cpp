@@ -76,9 +76,8 @@ struct Room {
         }
       }
     } else {
-      run.in_pieces(plan.tasks, 0, [&](int64_t begin, int64_t end, void*) {
-        kRun.get()(plan, begin, end);
-      });
+      run.in_pieces(plan.tasks, 0,
+                    [&](int64_t begin, int64_t end, void*) { kRun.get()(plan, begin, end); });
       if (check) totals.add(kKernels[static_cast<int>(plan.kernel)]);
     }
     run.done();
@@ -123,9 +122,9 @@ struct Room {
         cases.push_back({element, {3, few, 1031}, {0, 2, 1}, false, false});  // deinterleave
         cases.push_back({element, {7, few, 5, 9, 3}, {0, 3, 1, 4, 2}, false, false});
       }
-      cases.push_back({element, {2, 130, 67}, {0, 2, 1}, false, false});   // tiles
-      cases.push_back({element, {300001}, {0}, false, false});             // pieces of a run
-      cases.push_back({element, {2, 70001}, {1, 0}, false, false});        // pieces of rows
+      cases.push_back({element, {2, 130, 67}, {0, 2, 1}, false, false});       // tiles
+      cases.push_back({element, {200003 / element}, {0}, false, false});       // pieces of a run
+      cases.push_back({element, {2, 70001 / element}, {1, 0}, false, false});  // of rows
       cases.push_back({element, {5, 2, 40, 3, 50, 2}, {0, 2, 4, 1, 3, 5}, false, false});
       cases.push_back({element, {3, 4, 3, 900}, {2, 0, 3, 1}, false, false});
       for (int64_t run = 1; run <= 33; run += 2) {

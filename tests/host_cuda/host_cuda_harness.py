@@ -18,12 +18,12 @@ import subprocess
 import sys
 import sysconfig
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import native_build
 from native_build import CSRC
 
+HERE = pathlib.Path(__file__).resolve().parent
 BUILD = native_build.BUILD / "host_cuda"
 
 FORWARD, REVERSE, RANDOM = 0, 1, 2
