@@ -10,15 +10,19 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 BUILD = ROOT / "build"
+CORES = len(os.sched_getaffinity(0))
+_compilers = threading.BoundedSemaphore(CORES)  # each may take a GiB
 
 
 def run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with _compilers:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
@@ -49,8 +53,7 @@ def compile_and_link(
         ["g++", *flags, "-c", str(path), "-o", str(objects / f"{i}-{path.name}.o")]
         for i, (path, flags) in enumerate(sources)
     ]
-    cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(min(len(jobs), cores)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(len(jobs), CORES)) as pool:
         list(pool.map(run, jobs))
     unfinished = target.with_suffix(f".{os.getpid()}")
     run(["g++", *link, *(job[-1] for job in jobs), "-o", str(unfinished)])
