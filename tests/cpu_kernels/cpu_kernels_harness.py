@@ -29,8 +29,8 @@ ROOMS = ("depthwise_conv", "depth_max_pool", "rearrange")
 EXHAUSTIVE = os.environ.get("FASTCONV_EXHAUSTIVE", "0") != "0"
 
 # Kernels are not optimised and checks are calls, or compiling would take minutes.  Left out unless
-# exhaustive: null, object-size and alignment, which see little that the memory of harness.h does not
-# show, and pointer-overflow, for addresses that wrap around.
+# exhaustive: null, object-size and alignment, which see little that the memory of harness.h
+# does not show, and pointer-overflow, for addresses that wrap around.
 _CHEAP = ["-fno-sanitize=null,object-size,alignment,pointer-overflow"]
 _SANITIZE = [
     "-fsanitize=address,undefined",

@@ -6,8 +6,8 @@
 #include "harness.h"
 
 using namespace fastconv;
-using harness::Bug;
 using harness::Buffer;
+using harness::Bug;
 using harness::Layout;
 using harness::Random;
 using harness::Run;

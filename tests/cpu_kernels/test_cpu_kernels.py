@@ -39,7 +39,7 @@ def says(done):
 
 @pytest.fixture(scope="module")
 def runs(request):
-    """All runs that were asked for, compiled and executed side by side: ``{(room, level): ...}``."""
+    """All runs that were asked for, side by side: ``{(room, level): what the program said}``."""
     wanted = [
         (item.callspec.params["room"], item.callspec.params["level"])
         for item in request.session.items
