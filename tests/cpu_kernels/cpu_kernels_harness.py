@@ -23,6 +23,7 @@ from native_build import CSRC
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = native_build.BUILD / "cpu_kernels"
+ISA = CSRC / "common" / "isa.cpp"
 ROOMS = ("depthwise_conv", "depth_max_pool", "rearrange")
 
 # More cases, and all checks: minutes instead of seconds.
@@ -66,7 +67,7 @@ def build(room: str, sanitize: bool = True) -> pathlib.Path:
     """Compiles a room's program."""
     checks = _SANITIZE if sanitize else []
     flags = [*_FLAGS, *checks]
-    own = [HERE / "harness.cpp", HERE / f"{room}.cpp", CSRC / "common" / "isa.cpp"]
+    own = [*(HERE / f"{name}.cpp" for name in ("harness", "numbers", room)), ISA]
     sources = [(f, [*flags, "-O0"]) for f in level_sources(room)]
     sources += [(f, [*flags, "-O1"]) for f in (*own, *plain_sources(room))]
     headers = [h for d in (HERE, CSRC / "common", CSRC / "ops" / room) for h in d.glob("*.h")]

@@ -3,11 +3,16 @@
 
 // Every CPU kernel of depth max pooling against the scan of depth_max_pool.h, in memory of exactly
 // the right size.
+#include "depth_max_pool_reference.h"
 #include "harness.h"
 #include "ops/depth_max_pool/depth_max_pool_cpu.h"
 
 using namespace fastconv;
 using namespace fastconv::depth_max_pool;
+using depth_max_pool_reference::kIndexBytes;
+using depth_max_pool_reference::read_index;
+using depth_max_pool_reference::scan;
+using depth_max_pool_reference::Winner;
 using harness::Buffer;
 using harness::Layout;
 using harness::Random;
@@ -24,7 +29,6 @@ constexpr auto kLanesOf = FASTCONV_ISA_TABLE(lanes);
 constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
 constexpr const char* kIndexTypes[] = {"none", "uint8", "int32", "int64"};
 constexpr const char* kWays[] = {"expand", "scatter", "gather"};
-constexpr int64_t kIndexBytes[] = {0, 1, 4, 8};
 
 struct Case : Problem {
   bool views;   // inputs with gaps, permuted or expanded axes
@@ -42,53 +46,6 @@ BackwardWay choose_way(const Backward& p, Random& random) {
   if (any == BackwardWay::kScatter && can_scatter) return any;
   if (any == BackwardWay::kGather) return any;
   return backward_way(p, lanes);
-}
-
-// The window's winner: its value, offset in the input image and index, none where it has no
-// elements.
-struct Winner {
-  double value = -INFINITY;
-  int64_t position = -1, tap = 0;
-};
-Winner scan(const Problem& p, const std::vector<double>& image, const std::vector<int64_t>& o) {
-  Winner best;
-  int64_t k[kAxes] = {};
-  for (int64_t tap = 0; tap < p.taps(); ++tap) {
-    int64_t position = 0;
-    bool inside = true;
-    for (int a = 0; a < kAxes; ++a) {
-      const Axis& axis = p.axis[a];
-      const int64_t i = o[a + 1] * axis.stride + k[a] * axis.dilation - axis.pad;
-      inside = inside && i >= 0 && i < axis.in;
-      position = position * axis.in + i;
-    }
-    if (inside) {
-      const double v = image[position];
-      if (best.position < 0 || v > best.value || std::isnan(v)) best = {v, position, tap};
-    }
-    for (int a = kAxes - 1; a >= 0; --a) {
-      if (++k[a] < p.axis[a].kernel) break;
-      k[a] = 0;
-    }
-  }
-  return best;
-}
-
-int64_t read_index(IndexType type, const void* p) {
-  uint8_t byte;
-  int32_t narrow;
-  int64_t wide;
-  switch (type) {
-    case IndexType::kUint8:
-      std::memcpy(&byte, p, sizeof byte);
-      return byte;
-    case IndexType::kInt32:
-      std::memcpy(&narrow, p, sizeof narrow);
-      return narrow;
-    default:
-      std::memcpy(&wide, p, sizeof wide);
-      return wide;
-  }
 }
 
 // Puts NaNs, minus infinities or equal numbers among the elements.
