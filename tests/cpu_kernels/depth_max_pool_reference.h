@@ -23,7 +23,8 @@ struct Winner {
   double value = -INFINITY;
   int64_t position = -1, tap = 0;
 };
-inline Winner scan(const Problem& p, const std::vector<double>& image, const std::vector<int64_t>& o) {
+inline Winner scan(const Problem& p, const std::vector<double>& image,
+                   const std::vector<int64_t>& o) {
   Winner best;
   int64_t k[kAxes] = {};
   for (int64_t tap = 0; tap < p.taps(); ++tap) {
