@@ -150,7 +150,10 @@ class Run {
 
   // Memory that lasts as long as the run.  Outputs are kept to be compared with other runs.
   Buffer& input(int64_t bytes, int64_t align) {
-    return make(bytes - (bug == Bug::kShortInput ? align : 0), align);
+    Buffer& b = make(bytes - (bug == Bug::kShortInput ? align : 0), align);
+    // What lies between the elements of a view belongs to a tensor: kernels may load it.
+    if (fill_ == kNothing && b.size() > 0) std::memset(b.data(), 0, static_cast<size_t>(b.size()));
+    return b;
   }
   Buffer& output(const Layout& layout, int64_t element) {
     const int64_t elements = layout.span() - (bug == Bug::kShortOutput ? 1 : 0);
