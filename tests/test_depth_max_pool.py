@@ -194,6 +194,17 @@ def test_backward_of_expanded_and_transposed_gradients(isa):
     assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("size", [(2, 4, 5, 1), (2, 4, 3, 1, 1), (2, 1, 1, 1), (2, 4, 6, 5, 1)])
+def test_gradient_that_is_a_view_of_one_column(size):
+    """The axis of one element hides that the next one, merged into its place, is not dense."""
+    x = torch.randn(size, requires_grad=True)
+    y = fastconv.depth_max_pool(x, 2 if size[1] > 1 else 1)
+    grad = torch.randn(*y.shape[:-1], 3)[..., 1:2]
+    (strided,) = torch.autograd.grad(y, x, grad, retain_graph=True)
+    (dense,) = torch.autograd.grad(y, x, grad.contiguous())
+    assert torch.equal(strided, dense)
+
+
 def test_results_do_not_depend_on_threads():
     threads = torch.get_num_threads()
     x = torch.randn(2, 16, 30, 40).bfloat16()

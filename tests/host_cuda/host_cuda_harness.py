@@ -8,21 +8,23 @@ A room's tests need a bridge (``<room>.cpp`` with ``extern "C"`` functions over 
 
 from __future__ import annotations
 
-import concurrent.futures
 import ctypes
 import functools
-import hashlib
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import native_build
+from native_build import CSRC
+
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-CSRC = ROOT / "csrc"
-BUILD = ROOT / "build" / "host_cuda"
+BUILD = native_build.BUILD / "host_cuda"
 
 FORWARD, REVERSE, RANDOM = 0, 1, 2
 ORDERS = (FORWARD, REVERSE, RANDOM)
@@ -69,22 +71,11 @@ def room_sources(room: str) -> list[pathlib.Path]:
     return sorted((CSRC / "ops" / room).glob("*.cu"))
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-
-
 def _digest(sources: list[pathlib.Path], flags: list[str]) -> str:
-    """Changes when anything that goes into the build may have changed."""
-    digest = hashlib.sha256(repr(flags).encode())
     headers = [*HERE.glob("*.h"), *(CSRC / "common").rglob("*.h")]
     for room in sorted({s.parent for s in sources if s.suffix == ".cu"}):
         headers += [*room.glob("*.h"), *room.glob("*.cuh")]
-    for path in sources + sorted(headers):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return native_build.digest(sources + sorted(headers), flags)
 
 
 def build_path(
@@ -97,22 +88,10 @@ def build_path(
     flags += ["-Wno-unknown-pragmas", f"-I{CSRC}", f"-I{HERE}", "-isystem", str(include)]
     flags += _SANITIZE if sanitize else []
     library = BUILD / f"{name}{'-san' if sanitize else ''}-{_digest(paths, flags)}.so"
-    if library.exists():
-        return library
-    objects = library.with_suffix("")
-    objects.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        ["g++", *flags, "-x", "c++", "-c", str(p), "-o", str(objects / (p.name + ".o"))]
-        for p in paths
-    ]
-    with concurrent.futures.ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
-        list(pool.map(_run, jobs))
-    link = ["g++", "-shared", *(_SANITIZE if sanitize else [])]
-    unfinished = library.with_suffix(f".{os.getpid()}")
-    _run([*link, *(j[-1] for j in jobs), "-o", str(unfinished)])
-    unfinished.replace(library)
-    shutil.rmtree(objects)
-    return library
+    sources = [(path, [*flags, "-x", "c++"]) for path in paths]
+    return native_build.compile_and_link(
+        library, sources, ["-shared", *(_SANITIZE if sanitize else [])]
+    )
 
 
 def build(name: str, sources: list[pathlib.Path | str], sanitize: bool = False) -> ctypes.CDLL:

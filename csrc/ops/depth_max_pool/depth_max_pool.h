@@ -98,7 +98,9 @@ constexpr Codes codes_of(const Problem& p) {
 }
 
 // Merges neighbouring plain spatial axes that every tensor walks with one stride, so that the inner
-// runs are long.  Flat positions are unchanged by it, as are offsets within windows.
+// runs are long.  Flat positions are unchanged by it, as are offsets within windows.  An inner axis
+// of one element gets the stride of its neighbour: that one must then be dense where the inner axis
+// must be.
 template <int kTensors>
 constexpr void merge_plain_axes(Problem& p, Strides* const (&strides)[kTensors]) {
   int last = kAxes - 1;

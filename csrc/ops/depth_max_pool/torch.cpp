@@ -72,9 +72,13 @@ Strides strides_of(const Tensor& t, int64_t axes) {
   return s;
 }
 
-// Whether `t` is dense along the inner axis of `format`.
+// Whether `t` is dense along the inner axis, also when that has one element and merge_plain_axes()
+// lets the next one take its place.
 bool is_dense_inner(const Tensor& t, int64_t axes, const Problem& p) {
-  return strides_of(t, axes).axis[p.inner] == 1;
+  if (p.inner == 0) return strides_of(t, axes).axis[0] == 1;
+  int64_t innermost = t.dim() - 1;
+  while (innermost > t.dim() - axes && t.size(innermost) == 1) --innermost;
+  return t.size(innermost) == 1 || t.stride(innermost) == 1;
 }
 
 void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y,

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""Builds the programs of this folder: the CPU kernels of a room with a loop over cases around them.
+
+The kernels see no torch, so they are compiled here a second time, with sanitizers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import native_build
+from native_build import CSRC
+
+HERE = pathlib.Path(__file__).resolve().parent
+BUILD = native_build.BUILD / "cpu_kernels"
+ISA = CSRC / "common" / "isa.cpp"
+ROOMS = ("depthwise_conv", "depth_max_pool", "rearrange")
+
+# More cases, and all checks: minutes instead of seconds.
+EXHAUSTIVE = os.environ.get("FASTCONV_EXHAUSTIVE", "0") != "0"
+
+# Kernels are not optimised and checks are calls, or compiling would take minutes.  Left out unless
+# exhaustive: null, object-size and alignment, which see little that the memory of harness.h
+# does not show, and pointer-overflow, for addresses that wrap around.
+_CHEAP = ["-fno-sanitize=null,object-size,alignment,pointer-overflow"]
+_SANITIZE = [
+    "-fsanitize=address,undefined",
+    "-fsanitize-undefined-trap-on-error",
+    *("--param", "asan-instrumentation-with-call-threshold=0"),
+    *([] if EXHAUSTIVE else _CHEAP),
+]
+_FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-g1", f"-I{CSRC}"]
+
+
+def skip_reason() -> str | None:
+    if shutil.which("g++") is None:
+        return "no g++"
+    if platform.system() != "Linux":
+        return "guard pages are written for Linux"
+    return None
+
+
+def level_sources(room: str) -> list[pathlib.Path]:
+    """The files that compile a room's kernels, one for each level: those that name a level."""
+    files = sorted((CSRC / "ops" / room).glob("*.cpp"))
+    return [f for f in files if "FASTCONV_ISA_BODY" in f.read_text()]
+
+
+def plain_sources(room: str) -> list[pathlib.Path]:
+    """The room's other files that see no torch: plans."""
+    files = sorted((CSRC / "ops" / room).glob("*.cpp"))
+    return [f for f in files if f not in level_sources(room) and "torch" not in f.name]
+
+
+@functools.cache
+def build(room: str, sanitize: bool = True) -> pathlib.Path:
+    """Compiles a room's program."""
+    checks = _SANITIZE if sanitize else []
+    flags = [*_FLAGS, *checks]
+    own = [*(HERE / f"{name}.cpp" for name in ("harness", "numbers", room)), ISA]
+    sources = [(f, [*flags, "-O0"]) for f in level_sources(room)]
+    sources += [(f, [*flags, "-O1"]) for f in (*own, *plain_sources(room))]
+    headers = [h for d in (HERE, CSRC / "common", CSRC / "ops" / room) for h in d.glob("*.h")]
+    digest = native_build.digest([*(f for f, _ in sources), *sorted(headers)], sources)
+    target = BUILD / f"{room}{'-san' if sanitize else ''}-{digest}"
+    return native_build.compile_and_link(target, sources, checks)
+
+
+def levels() -> list[str]:
+    """The levels of csrc/common/isa.h that this processor has, as the package lists them."""
+    from fastconv import _C
+
+    return _C.isa_levels()
+
+
+def run(
+    program: pathlib.Path, *arguments: object, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program; LeakSanitizer stays off because it cannot work under a debugger."""
+    return subprocess.run(
+        [*prefix, str(program), *map(str, arguments)],
+        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0:exitcode=99"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=3600,
+    )
+
+
+def counts(output: str) -> dict[str, dict[str, int]]:
+    """What a program says it ran: ``{level: {what: how many cases}}``."""
+    lines = re.findall(r"^(\w+): \d+ cases ok;(.*)$", output, re.MULTILINE)
+    return {
+        level: {name: int(n) for name, n in re.findall(r"(\S+)=(\d+)", rest)}
+        for level, rest in lines
+    }

@@ -1,0 +1,291 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Every CPU kernel of depthwise convolution against the sums of depthwise_conv.h, in memory of
+// exactly the right size.
+#include "harness.h"
+#include "ops/depthwise_conv/cpu.h"
+
+using namespace fastconv;
+using namespace fastconv::depthwise_conv;
+using harness::Buffer;
+using harness::Layout;
+using harness::Random;
+using harness::Run;
+using harness::Totals;
+
+namespace {
+
+constexpr auto kCorrelation = FASTCONV_ISA_TABLE(correlation_run);
+constexpr auto kCorrelationScratch = FASTCONV_ISA_TABLE(correlation_scratch);
+constexpr auto kWeight = FASTCONV_ISA_TABLE(weight_run);
+constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
+constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
+
+constexpr const char* kEngines[] = {"channels", "rows", "blocked"};
+constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
+
+struct Case : Problem {
+  bool bias, dw, db;
+  bool views;  // inputs with gaps, permuted or expanded axes; channels-last outputs with gaps
+};
+
+std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
+  std::vector<double> out;
+  const int64_t element = element_size(dtype);
+  layout.each([&](int64_t offset, const std::vector<int64_t>&) {
+    out.push_back(harness::read_number(dtype, buffer.bytes() + offset * element));
+  });
+  return out;
+}
+
+struct Sum {
+  double value = 0, magnitude = 0;
+  void add(double a, double b) {
+    value += a * b;
+    magnitude += std::fabs(a * b);
+  }
+};
+
+// All four results in one pass over (n, c, j, o, k): dense, in the order of the sizes.
+struct Expected {
+  std::vector<Sum> y, dx, dw, db;
+
+  Expected(const Problem& p, const std::vector<double>& x, const std::vector<double>& w,
+           const std::vector<double>* b, const std::vector<double>& dy)
+      : y(dy.size()), dx(x.size()), dw(w.size()), db(p.out_channels()) {
+    const auto [depth, height, width] = p.axis;
+    int64_t at = 0;
+    for (int64_t n = 0; n < p.batch; ++n) {
+      for (int64_t c = 0; c < p.out_channels(); ++c) {
+        const int64_t image = (n * p.channels + c / p.multiplier) * p.in_pixels();
+        for (int64_t z = 0; z < depth.out; ++z) {
+          for (int64_t h = 0; h < height.out; ++h) {
+            for (int64_t v = 0; v < width.out; ++v, ++at) {
+              if (b != nullptr) y[at].add((*b)[c], 1);
+              db[c].add(dy[at], 1);
+              taps(p, c, image, {z, h, v}, [&](int64_t i, int64_t k) {
+                y[at].add(w[k], x[i]);
+                dx[i].add(w[k], dy[at]);
+                dw[k].add(x[i], dy[at]);
+              });
+            }
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // Calls f(input, weight) for the taps of an output that lie in the image.
+  template <class F>
+  static void taps(const Problem& p, int64_t c, int64_t image, const int64_t (&o)[kSpatial],
+                   const F& f) {
+    const auto place = [&](int axis, int64_t k) {
+      const Axis& a = p.axis[axis];
+      const int64_t i = o[axis] * a.stride + k * a.dilation - a.pad;
+      return i < a.in ? i : -1;
+    };
+    for (int64_t kd = 0; kd < p.axis[0].kernel; ++kd) {
+      const int64_t z = place(0, kd);
+      if (z < 0) continue;
+      for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh) {
+        const int64_t h = place(1, kh);
+        if (h < 0) continue;
+        for (int64_t kw = 0; kw < p.axis[2].kernel; ++kw) {
+          const int64_t v = place(2, kw);
+          if (v < 0) continue;
+          f(image + (z * p.axis[1].in + h) * p.axis[2].in + v,
+            ((c * p.axis[0].kernel + kd) * p.axis[1].kernel + kh) * p.axis[2].kernel + kw);
+        }
+      }
+    }
+  }
+};
+
+void compare(Dtype dtype, const Buffer& got, const Layout& layout, const std::vector<Sum>& want,
+             int64_t terms, const char* what) {
+  size_t i = 0;
+  layout.each([&](int64_t offset, const std::vector<int64_t>&) {
+    harness::check_sum(dtype, got.bytes() + offset * element_size(dtype), want[i].value,
+                       want[i].magnitude, terms, what);
+    ++i;
+  });
+}
+
+Strides5 strides_of(const Layout& l) {
+  return {l.stride[0], l.stride[1], {l.stride[2], l.stride[3], l.stride[4]}};
+}
+
+struct Room {
+  using Case = ::Case;
+
+  static void run(const Case& c, Run& run, uint64_t seed, bool check, Totals& totals) {
+    const Dtype dtype = c.dtype;
+    const int64_t element = element_size(dtype);
+    Random random(seed);
+    const std::vector<int> order =
+        c.channels_last ? std::vector<int>{0, 2, 3, 4, 1} : std::vector<int>{0, 1, 2, 3, 4};
+    const std::vector<int64_t> in = {c.batch, c.channels, c.axis[0].in, c.axis[1].in, c.axis[2].in};
+    const std::vector<int64_t> out = {c.batch, c.out_channels(), c.axis[0].out, c.axis[1].out,
+                                      c.axis[2].out};
+    const int fixed = c.channels_last ? 1 : 0;
+    const auto input_layout = [&](const std::vector<int64_t>& size) {
+      return c.views ? harness::strided(size, order, fixed, !random.one_in(3), true, random)
+                     : harness::dense(size, order);
+    };
+    const auto output_layout = [&](const std::vector<int64_t>& size) {
+      return c.views && c.channels_last ? harness::strided(size, order, fixed, true, false, random)
+                                        : harness::dense(size, order);
+    };
+    const Layout x_layout = input_layout(in), dy_layout = input_layout(out);
+    const Layout y_layout = output_layout(out), dx_layout = output_layout(in);
+    const Layout w_layout = harness::dense({c.out_channels(), c.taps()}, {0, 1});
+    const Layout b_layout = harness::dense({c.out_channels()}, {0});
+    const Buffer& x = harness::numbers(run, dtype, x_layout, seed + 1);
+    const Buffer& w = harness::numbers(run, dtype, w_layout, seed + 2);
+    const Buffer& b = harness::numbers(run, dtype, b_layout, seed + 3);
+    const Buffer& dy = harness::numbers(run, dtype, dy_layout, seed + 4);
+    Buffer& y = run.output(y_layout, element);
+    Buffer& dx = run.output(dx_layout, element);
+    Buffer* dw = c.dw ? &run.output(w_layout, element) : nullptr;
+    Buffer* db = c.db ? &run.output(b_layout, element) : nullptr;
+
+    Forward forward;
+    static_cast<Problem&>(forward) = c;
+    forward.x = x.data();
+    forward.x_strides = strides_of(x_layout);
+    forward.weight = w.data();
+    forward.bias = c.bias ? b.data() : nullptr;
+    forward.y = y.data();
+    forward.y_strides = strides_of(y_layout);
+    correlate(make_forward(forward), "forward", run, check, totals);
+
+    BackwardData backward;
+    static_cast<Problem&>(backward) = c;
+    backward.dy = dy.data();
+    backward.dy_strides = strides_of(dy_layout);
+    backward.weight = w.data();
+    backward.dx = dx.data();
+    backward.dx_strides = strides_of(dx_layout);
+    correlate(make_backward_data(backward), "data", run, check, totals);
+
+    BackwardWeight weight;
+    static_cast<Problem&>(weight) = c;
+    weight.x = x.data();
+    weight.x_strides = strides_of(x_layout);
+    weight.dy = dy.data();
+    weight.dy_strides = strides_of(dy_layout);
+    weight.dw = c.dw ? dw->data() : nullptr;
+    weight.db = c.db ? db->data() : nullptr;
+    weight.workspace = nullptr;
+    WeightPlan plan = make_backward_weight(weight);
+    plan.workspace = run.workspace(plan.workspace_bytes()).data();
+    run.in_pieces(plan.tasks(), kWeightScratch.get()(plan),
+                  [&](int64_t begin, int64_t end, void* s) { kWeight.get()(plan, begin, end, s); });
+    run.in_pieces(plan.out_channels(), 0,
+                  [&](int64_t begin, int64_t end, void*) { kReduce.get()(plan, begin, end); });
+    run.done();
+    if (!check) return;
+    totals.add(std::string("weight:") + kEngines[static_cast<int>(plan.engine)]);
+    totals.add(kDtypes[static_cast<int>(dtype)]);
+
+    const std::vector<double> bias = values(dtype, b, b_layout);
+    const Expected expected(c, values(dtype, x, x_layout), values(dtype, w, w_layout),
+                            c.bias ? &bias : nullptr, values(dtype, dy, dy_layout));
+    const int64_t pixels = c.batch * c.out_pixels();
+    compare(dtype, y, y_layout, expected.y, c.taps() + 1, "y");
+    compare(dtype, dx, dx_layout, expected.dx, c.taps() * c.multiplier, "dx");
+    if (c.dw) compare(dtype, *dw, w_layout, expected.dw, pixels, "dw");
+    if (c.db) compare(dtype, *db, b_layout, expected.db, pixels, "db");
+  }
+
+  static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
+    plan.prefetch = run.random.one_in(2);  // usually of large tensors only
+    if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
+    run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
+                  [&](int64_t begin, int64_t end, void* scratch) {
+                    kCorrelation.get()(plan, begin, end, scratch);
+                  });
+  }
+
+  static Axis axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t begin,
+                   int64_t end) {
+    const int64_t window = dilation * (kernel - 1) + 1;
+    in = max_of(in, window - begin - end);
+    return {in, (in + begin + end - window) / stride + 1, kernel, stride, dilation, begin};
+  }
+
+  static Case draw(Random& random) {
+    static constexpr int64_t kKernels[] = {1, 1, 2, 3, 3, 3, 4, 5, 7}, kSteps[] = {1, 1, 1, 2, 3};
+    static constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 20, 31, 33, 49};
+    static constexpr int64_t kWidths[] = {1, 3, 7, 8, 9, 15, 16, 17, 23, 31, 33, 49, 65};
+    const int64_t dims = random.in(1, 3);
+    Case c{};
+    c.dtype = static_cast<Dtype>(random.in(0, 3));
+    c.channels_last = random.one_in(2);
+    c.batch = random.in(1, 2);
+    c.channels = random.pick(kChannels);
+    c.multiplier = random.one_in(4) ? random.in(2, 4) : 1;
+    for (int i = 0; i < kSpatial; ++i) {
+      if (i < kSpatial - dims) {
+        c.axis[i] = {1, 1, 1, 1, 1, 0};
+        continue;
+      }
+      const int64_t in = i == 2 ? random.pick(kWidths) : random.in(1, dims == 2 ? 12 : 6);
+      const int64_t kernel = min_of(random.pick(kKernels), i == 2 ? 7 : dims == 2 ? 5 : 3);
+      const int64_t pad = random.one_in(8) ? 9 : 4;
+      c.axis[i] = axis(dims == 1 ? in * 3 : in, kernel, random.pick(kSteps), random.pick(kSteps),
+                       random.in(0, pad), random.in(0, pad));
+    }
+    c.bias = random.one_in(2);
+    c.dw = !random.one_in(6);
+    c.db = !c.dw || random.one_in(2);
+    c.views = random.one_in(2);
+    return c;
+  }
+
+  // What random problems of this size do not reach.
+  static std::vector<Case> table() {
+    std::vector<Case> cases;
+    const Axis one{1, 1, 1, 1, 1, 0};
+    const auto add = [&](Dtype dtype, int64_t channels, int64_t multiplier, const Axis& height,
+                         const Axis& width) {
+      for (const bool channels_last : {false, true}) {
+        cases.push_back({{dtype, channels_last, 1, channels, multiplier, {one, height, width}},
+                         true,
+                         true,
+                         true,
+                         false});
+      }
+    };
+    // Planes too wide for the blocked engine; several chunks of columns; rows of 16-bit types.
+    add(Dtype::kFloat64, 5, 1, axis(5, 3, 1, 1, 1, 1), axis(1301, 3, 1, 1, 1, 1));
+    add(Dtype::kFloat16, 4, 2, axis(4, 3, 2, 1, 1, 1), axis(4999, 5, 2, 1, 2, 2));
+    add(Dtype::kBFloat16, 3, 1, one, axis(9001, 4, 1, 3, 9, 0));
+    // Many channels; filters larger than the image; dilation and stride beyond both.
+    add(Dtype::kFloat32, 300, 1, axis(7, 7, 1, 1, 3, 3), axis(7, 7, 1, 1, 3, 3));
+    add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));
+    add(Dtype::kFloat32, 17, 1, axis(40, 3, 16, 1, 0, 0), axis(600, 3, 16, 1, 0, 0));
+    add(Dtype::kFloat16, 17, 3, axis(3, 3, 1, 40, 40, 40), axis(5, 3, 2, 17, 20, 20));
+    return cases;
+  }
+
+  static std::string text(const Case& c) {
+    std::string s = kDtypes[static_cast<int>(c.dtype)];
+    s += c.channels_last ? " channels_last" : " contiguous";
+    s += c.views ? " views" : "";
+    s += " n" + std::to_string(c.batch) + " c" + std::to_string(c.channels) + " m" +
+         std::to_string(c.multiplier);
+    for (const Axis& a : c.axis) {
+      s += " (in " + std::to_string(a.in) + " out " + std::to_string(a.out) + " k" +
+           std::to_string(a.kernel) + " s" + std::to_string(a.stride) + " d" +
+           std::to_string(a.dilation) + " p" + std::to_string(a.pad) + ")";
+    }
+    return s + (c.bias ? " bias" : "") + (c.dw ? " dw" : "") + (c.db ? " db" : "");
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) { return harness::run_main<Room>(argc, argv); }
