@@ -198,9 +198,14 @@ inline Problem make_problem(const Geometry& g, at::ScalarType type) {
   for (auto& axis : p.axis) axis = {1, 1, 1, 1, 1, 0};
   for (int64_t i = 0; i < g.nd; ++i) {
     const auto& a = g.axis[i];
-    p.axis[kSpatial - g.nd + i] = {a.in.expect_int(),       a.out.expect_int(),
-                                   a.kernel.expect_int(),   a.stride.expect_int(),
-                                   a.dilation.expect_int(), a.begin.expect_int()};
+    const int64_t out = a.out.expect_int(), kernel = a.kernel.expect_int();
+    // A single window has no stride and a single tap no dilation: kernels may size buffers by them.
+    p.axis[kSpatial - g.nd + i] = {a.in.expect_int(),
+                                   out,
+                                   kernel,
+                                   out == 1 ? 1 : a.stride.expect_int(),
+                                   kernel == 1 ? 1 : a.dilation.expect_int(),
+                                   a.begin.expect_int()};
   }
   return p;
 }
