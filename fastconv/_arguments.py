@@ -111,6 +111,10 @@ def padding_list(
                     f"dimension, not {padding!r}"
                 )
             pairs += int_list(function, "padding", pair, 2)
+        if len(padding) != nd:  # half as many pairs would pass for one number per dimension
+            raise RuntimeError(
+                f"{function}: expected padding of {nd} (begin, end) pairs, but got {padding!r}"
+            )
         return pairs
     each = per_dimension(function, "padding", padding, nd)  # type: ignore[arg-type]
     return [p for p in each for _ in range(2)]
