@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import fastconv
 from fastconv import reference
@@ -161,3 +162,37 @@ def test_output_size_overflow():
     for call in (lambda: CONV[0](x, torch.zeros(1, 1, 1)), lambda: fastconv.depth_max_pool(x, 1)):
         with pytest.raises(RuntimeError, match=r"alloc|memory|Storage size"):
             call()
+
+
+@pytest.mark.parametrize("padding", ["causal", "both", "end"])
+@pytest.mark.parametrize("dilation", [2**17, LARGE])
+def test_taps_so_far_apart_that_few_meet_the_input(dilation, padding):
+    """Time and memory follow the tensors, not the distance between taps."""
+    taps, size = 4, 11
+    reach = dilation * (taps - 1)
+    if padding == "causal" and reach > LARGE:
+        taps, reach = 2, dilation
+    pads = {"causal": (reach, 0), "both": (dilation, reach - dilation), "end": (2, reach - 2)}
+    if max(pads[padding]) > LARGE:
+        taps, reach = 2, dilation
+        pads = {"causal": (reach, 0), "both": (dilation, 0), "end": (2, reach - 2)}
+    begin, end = pads[padding]
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((2, 20, size), (20, 1, taps), 20))
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    out = size + begin + end - reach
+    # Tap k of output o meets x[o + k * dilation - begin], where that exists.
+    want = b[:, None] + torch.zeros(2, 20, out, dtype=torch.float64)
+    for k in range(taps):
+        shift = k * dilation - begin
+        lo, hi = max(0, -shift), min(out, size - shift)
+        if lo < hi:
+            part = w[:, 0, k, None] * x[..., lo + shift : hi + shift]
+            want = want + F.pad(part, (lo, out - hi))
+    grad = torch.randn_like(want)
+    expected = torch.autograd.grad(want, leaves, grad)
+    for layout in (lambda t: t, lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)):
+        own = [layout(x).detach().requires_grad_(), w, b]
+        for isa in each_isa():
+            y = CONV[0](*own, padding=((begin, end),), dilation=dilation)
+            torch.testing.assert_close(y, want, msg=lambda m, isa=isa: f"{isa}: {m}")
+            torch.testing.assert_close(torch.autograd.grad(y, own, grad), expected)
