@@ -101,7 +101,7 @@ def depthwise_conv1d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(2, 8, 100), torch.randn(8, 1, 4)
@@ -144,7 +144,7 @@ def depthwise_conv2d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(1, 32, 56, 56), torch.randn(32, 1, 3, 3)
@@ -184,7 +184,7 @@ def depthwise_conv3d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(1, 8, 13, 20, 20), torch.randn(8, 1, 3, 3, 3)
@@ -226,6 +226,7 @@ def depth_max_pool(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes or dtypes do not fit, or a number is out of range.
+        ValueError: A number does not fit into 64 bits.
 
     Example:
         >>> fastconv.depth_max_pool(torch.randn(1, 8, 32, 32), 2).shape
@@ -298,7 +299,7 @@ def space_to_depth(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: A size is not divisible by its block, or a number is out of range.
-        ValueError: The order is unknown.
+        ValueError: The order is unknown, or a size would not fit into 64 bits.
 
     Example:
         >>> fastconv.space_to_depth(torch.randn(1, 3, 224, 224), 4).shape
@@ -325,7 +326,7 @@ def depth_to_space(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: The channels are not divisible by the block, or a number is out of range.
-        ValueError: The order is unknown.
+        ValueError: The order is unknown, or a size would not fit into 64 bits.
 
     Example:
         >>> fastconv.depth_to_space(torch.randn(1, 48, 56, 56), (4, 4)).shape
@@ -362,6 +363,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: Ints) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: The channels are not divisible by the factors, or a factor is not positive.
+        ValueError: A size would not fit into 64 bits.
 
     Example:
         >>> fastconv.pixel_shuffle(torch.randn(1, 8, 4, 4), 2).shape
@@ -388,6 +390,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: Ints) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: A size is not divisible by its factor, or a factor is not positive.
+        ValueError: A size would not fit into 64 bits.
 
     Example:
         >>> fastconv.pixel_unshuffle(torch.randn(1, 2, 8, 8), 2).shape
@@ -414,6 +417,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: `groups` is not positive or does not divide the channels.
+        ValueError: `groups` does not fit into 64 bits.
 
     Example:
         >>> fastconv.channel_shuffle(torch.arange(4.0).view(1, 4, 1), 2).flatten().tolist()
