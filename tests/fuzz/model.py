@@ -64,8 +64,11 @@ def conv(call: Call) -> list[Problem]:
     dilation = per_dim(call.kwargs.get("dilation", 1), nd, found, "dilation")
     padding = _pairs(call, nd, found)
     tensors = [t for t in (x, w, b) if t is not None]
-    if len({t.dtype for t in tensors}) > 1 or len({t.device for t in tensors}) > 1:
-        found.append(refused("", ours=len({t.device for t in tensors}) > 1))
+    if len({t.device for t in tensors}) > 1:
+        found.append(refused("same device", ours=True))
+    elif len({t.dtype for t in tensors}) > 1:
+        # Some of torch's kernels take a bias of another dtype.
+        found.append(refused("", ours=x is not None and w is not None and x.dtype == w.dtype))
     if any(t.dtype not in FLOATS for t in tensors):
         found.append(refused("", ours=True))
     if x is None or w is None or None in (stride, dilation, padding):

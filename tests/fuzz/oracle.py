@@ -100,9 +100,7 @@ def _check(call: Call) -> None:
     check_gradients(call, args, ours.results[0])
 
 
-def check_error(
-    call: Call, error: Exception, found: list[Problem], args: tuple[Any, ...]
-) -> None:
+def check_error(call: Call, error: Exception, found: list[Problem], args: tuple[Any, ...]) -> None:
     text = f"{type(error).__name__}: {error}"
     assert "INTERNAL ASSERT" not in text, text
     assert found, f"the model finds nothing wrong, but it raised {text}"
