@@ -13,7 +13,7 @@ from calls import Call, T
 from strategies import FUNCTIONS, dense_layout, environment, pick, spelled
 
 # For an argument of a convolution's constructor.
-JUNK = (0, -1, 1.5, None, "full", "same", (1, 1), (1, 1, 1), (1,), ((0, 1),), True)
+JUNK = (0, -1, 1.5, None, "full", "same", (1, 1), (1, 1, 1), (1,), ((0, 1),))
 MODES = ("zeros", "reflect", "replicate", "circular")
 # Layers that hold a function's arguments and call it.
 THIN = {

@@ -115,7 +115,9 @@ def check_error(call: Call, error: Exception, found: list[Problem], args: tuple[
         # Of what it need not compute torch checks less.
         assert 0 in call.x.shape, f"torch accepts this, but it raised {text}"
         return
-    if "INTERNAL ASSERT" not in str(theirs.error):
+    if "INTERNAL ASSERT" in str(theirs.error):
+        return
+    if not isinstance(theirs.error, AttributeError):  # torch's for what is no tensor, at times
         assert isinstance(error, type(theirs.error)), f"torch raises {theirs}, it raised {text}"
 
 

@@ -72,8 +72,8 @@ Strides strides_of(const Tensor& t, int64_t axes) {
   return s;
 }
 
-// Whether `t` is dense along the inner axis, once merge_plain_axes() has passed over the axes of one
-// element: the next one's stride becomes that of the inner axis.
+// Whether `t` is dense along the inner axis, once merge_plain_axes() has passed over the axes of
+// one element: the next one's stride becomes that of the inner axis.
 bool is_dense_inner(const Tensor& t, int64_t axes, const Problem& p) {
   if (p.inner == 0) return strides_of(t, axes).axis[0] == 1;
   for (int64_t d = t.dim() - 1; d > t.dim() - axes; --d) {
