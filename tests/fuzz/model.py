@@ -226,6 +226,8 @@ def blocks(call: Call) -> list[Problem]:
     sizes = [channels * volume] if to_depth else [n * b for n, b in zip(space, block, strict=True)]
     if volume >= 2**63 or max(sizes) >= 2**63:
         found.append(Problem((ValueError,), "64 bits", ours=True))
+    elif math.prod(max(n, 1) for n in (*x.shape[: -len(block) - 1], *sizes)) >= 2**63:
+        found.append(refused(""))  # sizes that fit, and strides of an empty tensor that do not
     if to_depth and any(n % b for n, b in zip(space, block, strict=True)):
         found.append(refused("divisible"))
     if not to_depth and channels % volume:

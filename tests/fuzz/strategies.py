@@ -77,7 +77,8 @@ def conv_axis(draw: Any, nd: int) -> tuple[int, int, int, int, int, int]:
     kernel = draw(pick((1, 2, 3, 3, 4, 5, 7, *((9, 11, 31) if nd < 3 else ()))))
     stride = draw(pick((1, 1, 2, 3, 4, 7, 16)))
     dilation = draw(pick((1, 1, 1, 2, 3, 8)))
-    begin, end = draw(pick((0, 0, 1, 2, 3, 5, 40))), draw(pick((0, 0, 1, 2, 3, 5, 40)))
+    paddings = pick((0, 0, 1, 2, 3, 5, *((40,) if nd < 3 else ())))
+    begin, end = draw(paddings), draw(paddings)
     size = draw(
         st.one_of(st.integers(0, 12), st.integers(0, 40 if nd < 3 else 16), pick((64, 100, 257)))
     )
@@ -106,7 +107,8 @@ def conv(draw: Any, nd: int) -> Call:
         kwargs["padding"] = padding
         begin = end = [0] * nd
     spans = [d * (k - 1) + 1 - b - e for k, d, b, e in zip(kernel, dilation, begin, end)]  # noqa: B905
-    size = [max(n, 1 if padding in ("same", "causal") else s) for n, s in zip(size, spans)]  # noqa: B905
+    least = [1 if padding in ("same", "causal") else max(s, 0) for s in spans]
+    size = [max(n, s) for n, s in zip(size, least, strict=True)]
     kwargs["stride"], kwargs["dilation"] = draw(spelled(stride, 1)), draw(spelled(dilation, 1))
     kwargs = {k: v for k, v in kwargs.items() if v is not None}
 
@@ -117,6 +119,11 @@ def conv(draw: Any, nd: int) -> Call:
 
     few = _shrink_to(STEPS, cost, [batch or 1, channels])
     batch, channels = (few[0] if batch else batch), few[1]
+    while cost(few) > STEPS:  # then space
+        i = max(range(nd), key=lambda d: size[d] - least[d])
+        if size[i] <= least[i]:
+            break
+        size[i] = max(least[i], size[i] // 2)
 
     dtype = draw(pick(FLOATS))
     grads = [draw(st.booleans()) for _ in range(3)]
