@@ -19,6 +19,7 @@ import os
 import pathlib
 import random
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -142,7 +143,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for all of them together")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**40))
     parser.add_argument("--replay", metavar="CALL", help="judge one call, as a failure prints it")
-    parser.add_argument("--journal", default="fuzz-last-call.txt", help=argparse.SUPPRESS)
+    journal = pathlib.Path(tempfile.gettempdir(), f"fastconv-fuzz-{os.getpid()}.txt")
+    parser.add_argument("--journal", default=str(journal), help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.replay:
