@@ -131,7 +131,7 @@ def padded_elements(call: Call, args: tuple[Any, ...]) -> int:
     size = x.shape[-nd:]
     pads = reference.conv_padding(size, kernel, stride, kwargs.get("padding", 0), dilation)
     padded = [n + begin + end for n, (begin, end) in zip(size, pads, strict=True)]
-    return math.prod(padded) * math.prod(x.shape[:-nd])
+    return math.prod(max(n, 1) for n in (*padded, *x.shape[:-nd]))
 
 
 # ---- values ----
