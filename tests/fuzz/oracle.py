@@ -3,9 +3,8 @@
 """Runs a call and judges it: ``check(call)`` raises AssertionError unless all is as promised.
 
 A sound call returns what the float64 reference returns, within the rounding of its dtype, in the
-memory format that torch would give, with the right gradients; the same bits with any number of
-threads; and a meta tensor tells shape and strides.  A wrong call raises what the model names, and
-what torch raises where it has the same arguments.
+memory format that torch would give, with the right gradients and the same bits with any number of
+threads; a meta call agrees.  A wrong call raises what the model names and torch raises.
 """
 
 from __future__ import annotations
