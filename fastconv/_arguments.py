@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -22,28 +23,50 @@ def require_tensor(function: str, argument: str, value: object) -> None:
         )
 
 
+def as_int(function: str, argument: str, value: object, given: object) -> int:
+    """What torch takes for an int: whatever has ``__index__``, such as NumPy's, but no bool."""
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    number = value
+    if type(number) is not int:
+        try:
+            number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            number = None
+        if number is None:
+            raise TypeError(
+                f"{function}(): argument '{argument}' must be int or tuple of ints, not {given!r}"
+            )
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(
+            f"{function}(): argument '{argument}' does not fit into 64 bits, got {given!r}"
+        )
+    return number
+
+
 def int_list(function: str, argument: str, value: Ints, length: int) -> list[int]:
     """One int becomes `length` of them; a sequence is taken as it is."""
-    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
-        return [value] * length
-    if isinstance(value, (tuple, list)) and all(
-        isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value
-    ):
-        return list(value)
-    raise TypeError(
-        f"{function}(): argument '{argument}' must be int or tuple of ints, not {value!r}"
-    )
+    if isinstance(value, (tuple, list)):
+        return [as_int(function, argument, v, value) for v in value]
+    return [as_int(function, argument, value, value)] * length
 
 
 def per_dimension(function: str, argument: str, value: Ints, nd: int) -> list[int]:
     """As :func:`int_list`, for a function whose rank its name says: the operator cannot know."""
     values = int_list(function, argument, value, nd)
+    if len(values) == 1:
+        values = values * nd  # as torch.nn.functional does
     if len(values) != nd:
         raise RuntimeError(
             f"{function}: expected {argument} to be a single integer or a list of {nd} values to "
-            f"match the convolution dimensions, but got {argument}={value!r}"
+            f"match its dimensions, but got {argument}={value!r}"
         )
     return values
+
+
+def _in_64_bits(value: int) -> int:
+    """Leaves numbers beyond 64 bits so large that the operator refuses them, and able to pass."""
+    return max(-(2**61), min(value, 2**61)) if type(value) is int else value
 
 
 def padding_list(
@@ -62,11 +85,11 @@ def padding_list(
         if padding == "causal":
             if nd != 1:
                 raise RuntimeError(f"{function}: padding='causal' is for 1-D convolutions only")
-            return [dilation[0] * (kernel[0] - 1), 0]
+            return [_in_64_bits(dilation[0] * (kernel[0] - 1)), 0]
         if padding == "same":
             pairs = []
             for size, k, s, d in zip(input.shape[-nd:], kernel, stride, dilation, strict=False):
-                total = d * (k - 1)
+                total = _in_64_bits(d * (k - 1))
                 if s != 1:
                     # TensorFlow's rule: ceil(size / s) outputs, the odd one at the end.
                     reach = (size + s - 1) // s * s - s if s > 0 else 0
@@ -88,6 +111,10 @@ def padding_list(
                     f"dimension, not {padding!r}"
                 )
             pairs += int_list(function, "padding", pair, 2)
+        if len(padding) != nd:  # half as many pairs would pass for one number per dimension
+            raise RuntimeError(
+                f"{function}: expected padding of {nd} (begin, end) pairs, but got {padding!r}"
+            )
         return pairs
     each = per_dimension(function, "padding", padding, nd)  # type: ignore[arg-type]
     return [p for p in each for _ in range(2)]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastconv._arguments import (
     Ints,
     Padding,
+    as_int,
     int_list,
     padding_list,
     per_dimension,
@@ -100,7 +101,7 @@ def depthwise_conv1d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(2, 8, 100), torch.randn(8, 1, 4)
@@ -143,7 +144,7 @@ def depthwise_conv2d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(1, 32, 56, 56), torch.randn(32, 1, 3, 3)
@@ -183,7 +184,7 @@ def depthwise_conv3d(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes, dtypes or devices do not fit, or a number is out of range.
-        ValueError: The activation is unknown.
+        ValueError: The activation is unknown, or a number does not fit into 64 bits.
 
     Example:
         >>> x, w = torch.randn(1, 8, 13, 20, 20), torch.randn(8, 1, 3, 3, 3)
@@ -225,6 +226,7 @@ def depth_max_pool(
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: Shapes or dtypes do not fit, or a number is out of range.
+        ValueError: A number does not fit into 64 bits.
 
     Example:
         >>> fastconv.depth_max_pool(torch.randn(1, 8, 32, 32), 2).shape
@@ -233,18 +235,19 @@ def depth_max_pool(
         torch.Size([1, 4, 16, 16])
     """
     require_tensor("depth_max_pool", "input", input)
-    channels_only = isinstance(kernel_size, (int, torch.SymInt))
-    if not channels_only and not isinstance(kernel_size, (tuple, list)):
+    if not isinstance(ceil_mode, bool):
         raise TypeError(
-            "depth_max_pool(): argument 'kernel_size' must be int or tuple of ints, not "
-            f"{kernel_size!r}"
+            f"depth_max_pool(): argument 'ceil_mode' must be bool, not {type(ceil_mode).__name__}"
         )
+    channels_only = not isinstance(kernel_size, (tuple, list))
     dims = max(input.dim() - 1, 1) if channels_only else len(kernel_size)  # type: ignore[arg-type]
 
     def windows(argument: str, value: Ints, rest: int) -> list[int]:
-        if channels_only and isinstance(value, (int, torch.SymInt)):
-            return [value] + [rest] * (dims - 1)
-        return int_list("depth_max_pool", argument, value, dims)
+        if not channels_only:
+            return per_dimension("depth_max_pool", argument, value, dims)
+        if isinstance(value, (tuple, list)):
+            return int_list("depth_max_pool", argument, value, dims)
+        return int_list("depth_max_pool", argument, value, 1) + [rest] * (dims - 1)
 
     kernel = windows("kernel_size", kernel_size, 1)
     arguments = (
@@ -262,8 +265,10 @@ def depth_max_pool(
     return output
 
 
-def _blocks(function: str, input: Tensor, block_size: Ints) -> list[int]:
+def _blocks(function: str, input: Tensor, block_size: Ints, order: str) -> list[int]:
     require_tensor(function, "input", input)
+    if not isinstance(order, str):
+        raise TypeError(f"{function}(): argument 'order' must be str, not {type(order).__name__}")
     spatial = min(max(input.dim() - 2, 1), 3)
     return int_list(function, "block_size", block_size, spatial)
 
@@ -294,13 +299,14 @@ def space_to_depth(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: A size is not divisible by its block, or a number is out of range.
-        ValueError: The order is unknown.
+        ValueError: The order is unknown, or a size would not fit into 64 bits.
 
     Example:
         >>> fastconv.space_to_depth(torch.randn(1, 3, 224, 224), 4).shape
         torch.Size([1, 48, 56, 56])
     """
-    output: Tensor = _space_to_depth(input, _blocks("space_to_depth", input, block_size), order)
+    blocks = _blocks("space_to_depth", input, block_size, order)
+    output: Tensor = _space_to_depth(input, blocks, order)
     return output
 
 
@@ -320,14 +326,25 @@ def depth_to_space(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: The channels are not divisible by the block, or a number is out of range.
-        ValueError: The order is unknown.
+        ValueError: The order is unknown, or a size would not fit into 64 bits.
 
     Example:
         >>> fastconv.depth_to_space(torch.randn(1, 48, 56, 56), (4, 4)).shape
         torch.Size([1, 3, 224, 224])
     """
-    output: Tensor = _depth_to_space(input, _blocks("depth_to_space", input, block_size), order)
+    blocks = _blocks("depth_to_space", input, block_size, order)
+    output: Tensor = _depth_to_space(input, blocks, order)
     return output
+
+
+def _pair(function: str, argument: str, value: Ints) -> list[int]:
+    values = int_list(function, argument, value, 2)
+    if len(values) != 2:  # the operator would take the last dimensions for other ones
+        raise RuntimeError(
+            f"{function}: expected {argument} to be an int, or one for each of height and width, "
+            f"but got {argument}={value!r}"
+        )
+    return values
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: Ints) -> Tensor:
@@ -346,13 +363,14 @@ def pixel_shuffle(input: Tensor, upscale_factor: Ints) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: The channels are not divisible by the factors, or a factor is not positive.
+        ValueError: A size would not fit into 64 bits.
 
     Example:
         >>> fastconv.pixel_shuffle(torch.randn(1, 8, 4, 4), 2).shape
         torch.Size([1, 2, 8, 8])
     """
     require_tensor("pixel_shuffle", "input", input)
-    block = int_list("pixel_shuffle", "upscale_factor", upscale_factor, 2)
+    block = _pair("pixel_shuffle", "upscale_factor", upscale_factor)
     output: Tensor = _depth_to_space(input, block, "crd")
     return output
 
@@ -372,13 +390,14 @@ def pixel_unshuffle(input: Tensor, downscale_factor: Ints) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: A size is not divisible by its factor, or a factor is not positive.
+        ValueError: A size would not fit into 64 bits.
 
     Example:
         >>> fastconv.pixel_unshuffle(torch.randn(1, 2, 8, 8), 2).shape
         torch.Size([1, 8, 4, 4])
     """
     require_tensor("pixel_unshuffle", "input", input)
-    block = int_list("pixel_unshuffle", "downscale_factor", downscale_factor, 2)
+    block = _pair("pixel_unshuffle", "downscale_factor", downscale_factor)
     output: Tensor = _space_to_depth(input, block, "crd")
     return output
 
@@ -398,15 +417,12 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     Raises:
         TypeError: An argument is of the wrong Python type.
         RuntimeError: `groups` is not positive or does not divide the channels.
+        ValueError: `groups` does not fit into 64 bits.
 
     Example:
         >>> fastconv.channel_shuffle(torch.arange(4.0).view(1, 4, 1), 2).flatten().tolist()
         [0.0, 2.0, 1.0, 3.0]
     """
     require_tensor("channel_shuffle", "input", input)
-    if not isinstance(groups, (int, torch.SymInt)):
-        raise TypeError(
-            f"channel_shuffle(): argument 'groups' must be int, not {type(groups).__name__}"
-        )
-    output: Tensor = _channel_shuffle(input, groups)
+    output: Tensor = _channel_shuffle(input, as_int("channel_shuffle", "groups", groups, groups))
     return output

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastconv import functional
-from fastconv._arguments import Ints, Padding, padding_list
+from fastconv._arguments import Ints, Padding, padding_list, per_dimension
 
 __all__ = [
     "ChannelShuffle",
@@ -98,14 +98,10 @@ class _Depthwise(_ConvNd):
         )[nd - 1]
         if self.padding_mode == "zeros":
             return conv(input, weight, bias, self.stride, self.padding, self.dilation)
-        pads = padding_list(
-            type(self).__name__,
-            self.padding,
-            input,
-            self.kernel_size,
-            list(self.stride),
-            list(self.dilation),
-        )
+        name = type(self).__name__
+        stride = per_dimension(name, "stride", self.stride, nd)
+        dilation = per_dimension(name, "dilation", self.dilation, nd)
+        pads = padding_list(name, self.padding, input, self.kernel_size, stride, dilation)
         # F.pad starts with the last dimension.
         pairs = [pads[2 * d : 2 * d + 2] for d in reversed(range(nd))]
         padded = F.pad(input, [p for pair in pairs for p in pair], mode=self.padding_mode)

@@ -159,6 +159,11 @@ BAD_CONV_OF_OURS = {
         lambda d: {"padding": [(0, -1)] * d},
         (RuntimeError, "padding"),
     ),
+    "too_few_pairs": (
+        lambda d: {},
+        lambda d: {"padding": [(0, 1)] * (d // 2) or [(0, 1)] * 2},
+        (RuntimeError, "padding of . .begin, end. pairs"),
+    ),
     "too_many_pairs": (lambda d: {}, {"padding": [(0, 1)] * 4}, (RuntimeError, "padding")),
     "activation_unknown": (lambda d: {}, {"activation": "tanh"}, (ValueError, "activation 'tanh'")),
     "padding_beyond_64_bits": (lambda d: {}, {"padding": 2**62}, (RuntimeError, "padding")),

@@ -72,13 +72,14 @@ Strides strides_of(const Tensor& t, int64_t axes) {
   return s;
 }
 
-// Whether `t` is dense along the inner axis, also when that has one element and merge_plain_axes()
-// lets the next one take its place.
+// Whether `t` is dense along the inner axis, once merge_plain_axes() has passed over the axes of
+// one element: the next one's stride becomes that of the inner axis.
 bool is_dense_inner(const Tensor& t, int64_t axes, const Problem& p) {
   if (p.inner == 0) return strides_of(t, axes).axis[0] == 1;
-  int64_t innermost = t.dim() - 1;
-  while (innermost > t.dim() - axes && t.size(innermost) == 1) --innermost;
-  return t.size(innermost) == 1 || t.stride(innermost) == 1;
+  for (int64_t d = t.dim() - 1; d > t.dim() - axes; --d) {
+    if (t.size(d) != 1) return t.stride(d) == 1;
+  }
+  return true;
 }
 
 void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y,

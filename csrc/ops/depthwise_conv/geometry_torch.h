@@ -198,11 +198,36 @@ inline Problem make_problem(const Geometry& g, at::ScalarType type) {
   for (auto& axis : p.axis) axis = {1, 1, 1, 1, 1, 0};
   for (int64_t i = 0; i < g.nd; ++i) {
     const auto& a = g.axis[i];
-    p.axis[kSpatial - g.nd + i] = {a.in.expect_int(),       a.out.expect_int(),
-                                   a.kernel.expect_int(),   a.stride.expect_int(),
-                                   a.dilation.expect_int(), a.begin.expect_int()};
+    const int64_t out = a.out.expect_int(), kernel = a.kernel.expect_int();
+    // A single window has no stride and a single tap no dilation: kernels may size buffers by them.
+    p.axis[kSpatial - g.nd + i] = {a.in.expect_int(),
+                                   out,
+                                   kernel,
+                                   out == 1 ? 1 : a.stride.expect_int(),
+                                   kernel == 1 ? 1 : a.dilation.expect_int(),
+                                   a.begin.expect_int()};
   }
   return p;
+}
+
+// Taps far apart, of which some meet padding alone whatever the output, are left out: the CPU's
+// kernels stage what lies between the first and the last.  Returns the part of the weight, or of
+// its gradient, that the problem is then about.
+inline at::Tensor drop_idle_taps(Problem& p, int64_t nd, at::Tensor weight) {
+  constexpr int64_t kFar = int64_t{1} << 16;
+  for (int64_t i = 0; i < nd; ++i) {
+    Axis& a = p.axis[kSpatial - nd + i];
+    if ((a.kernel - 1) * a.dilation < kFar) continue;
+    // Tap k is at k * dilation - pad + o * stride for output o.
+    const int64_t reach = (a.out - 1) * a.stride;
+    const int64_t first = min_of(ceil_div(max_of(0, a.pad - reach), a.dilation), a.kernel - 1);
+    const int64_t end = min_of(ceil_div(a.in + a.pad, a.dilation), a.kernel);
+    if (weight.defined()) weight = weight.slice(i + 2, first, max_of(end, first + 1));
+    a.kernel = max_of(end - first, 1);
+    a.pad -= first * a.dilation;
+    if (a.kernel == 1) a.dilation = 1;
+  }
+  return weight;
 }
 
 }  // namespace fastconv::depthwise_conv

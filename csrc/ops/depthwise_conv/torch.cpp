@@ -89,10 +89,10 @@ Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& 
   if (input.is_meta() || output.numel() == 0) return output;
 
   const Tensor x = in_layout(input, g.channels_last);
-  const Tensor w = weight.contiguous();
-  const Tensor b = bias && bias->defined() ? bias->contiguous() : Tensor();
   Forward p;
   static_cast<Problem&>(p) = make_problem(g, input.scalar_type());
+  const Tensor w = (input.is_cpu() ? drop_idle_taps(p, g.nd, weight) : weight).contiguous();
+  const Tensor b = bias && bias->defined() ? bias->contiguous() : Tensor();
   p.x = x.const_data_ptr();
   p.x_strides = strides_of(x, g.nd);
   p.weight = w.const_data_ptr();
@@ -111,9 +111,9 @@ Tensor backward_data(const Geometry& g, const Tensor& dy, const Tensor& input, c
                      int64_t tile) {
   Tensor dx = empty_activation(input, input.sym_sizes(), g.channels_last);
   if (input.is_meta() || dx.numel() == 0) return dx;
-  const Tensor w = weight.contiguous();
   BackwardData p;
   static_cast<Problem&>(p) = make_problem(g, input.scalar_type());
+  const Tensor w = (input.is_cpu() ? drop_idle_taps(p, g.nd, weight) : weight).contiguous();
   p.dy = dy.const_data_ptr();
   p.dy_strides = strides_of(dy, g.nd);
   p.weight = w.const_data_ptr();
@@ -137,13 +137,21 @@ void backward_weight(const Geometry& g, const Tensor& dy, const Tensor& input, c
   p.x_strides = strides_of(x, g.nd);
   p.dy = dy.const_data_ptr();
   p.dy_strides = strides_of(dy, g.nd);
-  p.dw = dw.defined() ? dw.mutable_data_ptr() : nullptr;
   p.db = db.defined() ? db.mutable_data_ptr() : nullptr;
   p.workspace = nullptr;
   if (input.is_cpu()) {
+    const Tensor used = drop_idle_taps(p, g.nd, dw);
+    const bool all = !dw.defined() || used.sizes() == dw.sizes();
+    const Tensor sums = all ? dw : at::empty(used.sizes(), dw.options());
+    p.dw = sums.defined() ? sums.mutable_data_ptr() : nullptr;
     run_backward_weight(make_backward_weight(p));
+    if (!all) {
+      dw.zero_();
+      used.copy_(sums);
+    }
     return;
   }
+  p.dw = dw.defined() ? dw.mutable_data_ptr() : nullptr;
   launch_cuda(input, [&](auto stream) {
     const Tensor workspace = at::empty({backward_weight_workspace_bytes_cuda(p, tile)},
                                        input.options().dtype(at::kByte));

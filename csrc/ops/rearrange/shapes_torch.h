@@ -47,8 +47,9 @@ inline c10::SymBool divides(const c10::SymInt& divisor, const c10::SymInt& x) {
 }
 inline int64_t checked_product(const char* name, int64_t a, int64_t b) {
   int64_t product = 0;
-  TORCH_CHECK(!c10::mul_overflows(a, b, &product), name,
-              ": the output would have a size that does not fit into 64 bits: ", a, " * ", b);
+  // A ValueError, as torch's pixel_shuffle raises for it.
+  TORCH_CHECK_VALUE(!c10::mul_overflows(a, b, &product), name,
+                    ": the output would have a size that does not fit into 64 bits: ", a, " * ", b);
   return product;
 }
 inline c10::SymInt checked_product(const char* name, const c10::SymInt& a, const c10::SymInt& b) {

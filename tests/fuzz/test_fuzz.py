@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Every public function and layer, on arguments that hypothesis draws: about a minute.
+
+``FASTCONV_FUZZ_SECONDS=600 pytest tests/fuzz`` takes ten.  ``FASTCONV_TEST_SEED`` repeats a run.
+"""
+
+import inspect
+import os
+
+import layer_strategies
+import pytest
+import strategies
+
+import fastconv
+
+SECONDS = float(os.environ.get("FASTCONV_FUZZ_SECONDS", 40))
+# Which share of the time each gets: more where there are more kernels.
+SHARES = dict.fromkeys([*strategies.FUNCTIONS, *layer_strategies.LAYERS], 1.0)
+SHARES |= {"depthwise_conv1d": 3, "depthwise_conv2d": 4, "depthwise_conv3d": 3}
+SHARES |= {"depth_max_pool": 3, "nn.convolutions": 1.5}
+
+
+@pytest.mark.parametrize("target", SHARES)
+def test_fuzz(target, fuzzer, rng):
+    seconds = SECONDS * SHARES[target] / sum(SHARES.values())
+    answer = fuzzer.run(target, rng.initial_seed(), seconds)
+    print(f"{target}: {answer['counts']}, seeds from {rng.initial_seed()}")
+    assert answer["report"] is None, answer["report"]
+    assert answer["counts"].get("passed", 0) > 20
+
+
+def test_everything_public_is_drawn():
+    functions = {n for n in fastconv.__all__ if callable(getattr(fastconv, n))} - {"config"}
+    assert functions == set(strategies.FUNCTIONS)
+    convolutions = {f"DepthwiseConv{n}d" for n in (1, 2, 3)}
+    others = {"DepthPool2d", "DepthwiseSeparableConv2d", *layer_strategies.THIN}
+    assert set(fastconv.nn.__all__) == convolutions | others
+    source = inspect.getsource(layer_strategies)
+    assert all(f"nn.{name}" in source for name in others - set(layer_strategies.THIN))
