@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // C functions over the launchers of depthwise convolution.
+#include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
 #include "ops/depthwise_conv/tiles.h"
 
@@ -9,12 +10,19 @@ using namespace fastconv::depthwise_conv;
 
 extern "C" {
 
-int forward(const Forward* p, int tile) { return forward_cuda(*p, tile, nullptr); }
-int backward_data(const BackwardData* p, int tile) { return backward_data_cuda(*p, tile, nullptr); }
+int forward(const Forward* p, int tile) {
+  fastconv::host_cuda::set_tile(tile);
+  return forward_cuda(*p, tile, nullptr);
+}
+int backward_data(const BackwardData* p, int tile) {
+  fastconv::host_cuda::set_tile(tile);
+  return backward_data_cuda(*p, tile, nullptr);
+}
 int64_t backward_weight_workspace(const BackwardWeight* p, int tile) {
   return backward_weight_workspace_bytes_cuda(*p, tile);
 }
 int backward_weight(const BackwardWeight* p, int tile) {
+  fastconv::host_cuda::set_tile(tile);
   return backward_weight_cuda(*p, tile, nullptr);
 }
 

@@ -56,54 +56,61 @@ def pointer(t):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_forward_and_backward(library, case, channels_last, wide):
-    size, kernel, stride, padding, dilation, ceil_mode = CASES[case]
     format = torch.channels_last if channels_last else torch.contiguous_format
     library.host_cuda_configure(hc.RANDOM, 1)  # no barriers: one order is as good as another
     for code, dtype in enumerate(DTYPES):
-        x = torch.randint(-3, 4, size).to(dtype)
-        x[torch.rand(size) < 0.05] = float("nan")
-        x = x.contiguous(memory_format=format)
-        leaf = x.double().contiguous().unsqueeze(1).requires_grad_()
-        windows = (kernel, stride, padding, dilation)
-        expected, positions = F.max_pool3d(leaf, *windows, ceil_mode, True)
-        expected, positions = expected.squeeze(1), positions.squeeze(1)
-        grad = torch.randn(expected.shape).to(dtype).contiguous(memory_format=format)
-        expected.backward(grad.double())
-        shape = axes(size[1:], expected.shape[1:], *windows)
-        inner = 0 if channels_last else 3
-        for tile in range(-1, library.tile_count()):
-            for index_type, stored in enumerate(INDEX_TYPES):
-                y = torch.full_like(grad, 77)
-                index = None
-                if stored is not None:
-                    index = torch.full_like(grad, 77, dtype=stored)
-                common = (code, index_type, inner, ctypes.c_int64(size[0]), shape)
-                status = library.forward(
-                    *common,
-                    pointer(x),
-                    strides(x),
-                    pointer(y),
-                    pointer(index),
-                    strides(y),
-                    tile,
-                    wide,
-                )
-                hc.check(library, status)
-                torch.testing.assert_close(
-                    y, expected.detach().to(dtype), rtol=0, atol=0, equal_nan=True
-                )
-                if stored is None:
-                    continue
-                if stored == torch.int64:
-                    assert torch.equal(index, positions)
-                dx = torch.full_like(x, 77)
-                status = library.backward(
-                    *common,
-                    *(pointer(grad), strides(grad), pointer(index), strides(index)),
-                    *(pointer(dx), strides(dx), tile, wide),
-                )
-                hc.check(library, status)
-                tolerance = {torch.float16: 2e-3, torch.bfloat16: 1e-2}.get(dtype, 1e-5)
-                torch.testing.assert_close(
-                    dx.double(), leaf.grad.squeeze(1), rtol=tolerance, atol=tolerance
-                )
+        with hc.Arena(library) as arena:
+            check(library, arena, CASES[case], code, dtype, format, wide)
+
+
+def check(library, arena, case, code, dtype, format, wide):
+    size, kernel, stride, padding, dilation, ceil_mode = case
+    channels_last = format == torch.channels_last
+    x = torch.randint(-3, 4, size).to(dtype)
+    x[torch.rand(size) < 0.05] = float("nan")
+    x = arena.place(x.contiguous(memory_format=format))
+    leaf = x.double().contiguous().unsqueeze(1).requires_grad_()
+    windows = (kernel, stride, padding, dilation)
+    expected, positions = F.max_pool3d(leaf, *windows, ceil_mode, True)
+    expected, positions = expected.squeeze(1), positions.squeeze(1)
+    grad = torch.randn(expected.shape).to(dtype).contiguous(memory_format=format)
+    grad = arena.place(grad)
+    expected.backward(grad.double())
+    shape = axes(size[1:], expected.shape[1:], *windows)
+    inner = 0 if channels_last else 3
+    for tile in range(-1, library.tile_count()):
+        for index_type, stored in enumerate(INDEX_TYPES):
+            y = arena.place(torch.full_like(grad, 77))
+            index = None
+            if stored is not None:
+                index = arena.place(torch.full_like(grad, 77, dtype=stored))
+            common = (code, index_type, inner, ctypes.c_int64(size[0]), shape)
+            status = library.forward(
+                *common,
+                pointer(x),
+                strides(x),
+                pointer(y),
+                pointer(index),
+                strides(y),
+                tile,
+                wide,
+            )
+            hc.check(library, status)
+            torch.testing.assert_close(
+                y, expected.detach().to(dtype), rtol=0, atol=0, equal_nan=True
+            )
+            if stored is None:
+                continue
+            if stored == torch.int64:
+                assert torch.equal(index, positions)
+            dx = arena.place(torch.full_like(x, 77))
+            status = library.backward(
+                *common,
+                *(pointer(grad), strides(grad), pointer(index), strides(index)),
+                *(pointer(dx), strides(dx), tile, wide),
+            )
+            hc.check(library, status)
+            tolerance = {torch.float16: 2e-3, torch.bfloat16: 1e-2}.get(dtype, 1e-5)
+            torch.testing.assert_close(
+                dx.double(), leaf.grad.squeeze(1), rtol=tolerance, atol=tolerance
+            )

@@ -3,6 +3,7 @@
 """The CUDA kernels of the rearrangements, executed on the host: every tile, every element size."""
 
 import ctypes
+import random
 import subprocess
 import sys
 
@@ -45,10 +46,29 @@ def library():
 def copy(library, view, tile, wide, order=hc.RANDOM):
     """Copies `view` into a dense array of its shape; returns the status and the array."""
     library.host_cuda_configure(order, int(np.random.default_rng().integers(1 << 30)))
-    out = np.empty(view.shape, view.dtype)
-    out.view(np.uint8)[...] = 0xA5
+    # Without the alignment that vectors need, memory ends at the last element to the byte.
+    align = 16 if tile == REGISTERS else random.choice([view.itemsize, 16])
+    blank = np.empty(view.shape, view.dtype)
+    blank.view(np.uint8)[...] = 0xA5
+    with hc.Arena(library) as arena:
+        source, target = fenced(arena, view, align), fenced(arena, blank, align)
+        return run(library, source, target, tile, wide), target.copy()
+
+
+def fenced(arena, array, align):
+    """A copy with the same strides and the same offset from alignment, between guard pages."""
+    last = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+    offset = array.ctypes.data % 16
+    size = offset + last + array.itemsize
+    raw = np.frombuffer(arena.memory(size, align=align), np.uint8, size)
+    out = np.ndarray(array.shape, array.dtype, raw, offset, array.strides)
+    np.copyto(out, array)
+    return out
+
+
+def run(library, view, out, tile, wide):
     axes = [n for axis in zip(view.shape, view.strides, out.strides, strict=True) for n in axis]
-    status = library.rearrange_copy(
+    return library.rearrange_copy(
         ctypes.c_void_p(view.ctypes.data),
         ctypes.c_void_p(out.ctypes.data),
         ctypes.c_int64(view.itemsize),
@@ -57,7 +77,6 @@ def copy(library, view, tile, wide, order=hc.RANDOM):
         tile,
         wide,
     )
-    return status, out
 
 
 def check(library, view, tile, wide=0, order=hc.RANDOM):
