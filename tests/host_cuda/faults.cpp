@@ -69,7 +69,8 @@ std::string fault_text() {
   if (fault_signal_ == SIGSEGV || fault_signal_ == SIGBUS) {
     return std::string("access out of bounds, at ") + address;
   }
-  if (fault_signal_ == SIGFPE) return std::string("division by zero, in ") + name_of(fault_address_);
+  if (fault_signal_ == SIGFPE)
+    return std::string("division by zero, in ") + name_of(fault_address_);
   return std::string("index outside a local array, in ") + name_of(fault_address_);
 }
 

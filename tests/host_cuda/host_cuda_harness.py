@@ -36,6 +36,10 @@ CUDA_ERROR_INVALID_CONFIGURATION, CUDA_ERROR_LAUNCH_FAILURE = 9, 719
 
 LOADED: dict[str, ctypes.CDLL] = {}  # by path: what this process has run kernels of
 
+# Of mutate.py, which builds changed sources.
+EXTRA_FLAGS: list[str] = []
+EXTRA_SOURCES: list[pathlib.Path] = []
+
 _EXECUTOR = ["host_cuda.cpp", "memory.cpp", "faults.cpp", "record.cpp"]
 # An index outside a local array traps; the executor makes that an error of the launch.
 _PLAIN = ["-fsanitize=bounds-strict", "-fsanitize-undefined-trap-on-error"]
@@ -101,11 +105,12 @@ def build_path(
     name: str, sources: list[pathlib.Path | str], sanitize: bool = False
 ) -> pathlib.Path:
     """Compiles ``sources`` (relative ones are in this directory) into a shared library."""
-    paths = [HERE / s for s in [*_EXECUTOR, *sources]]
+    paths = [HERE / s for s in [*_EXECUTOR, *EXTRA_SOURCES, *sources]]
     include = cuda_include()
     flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wno-unknown-pragmas", f"-I{CSRC}", f"-I{HERE}", "-isystem", str(include)]
     flags += _SANITIZE if sanitize else _PLAIN
+    flags += EXTRA_FLAGS
     library = BUILD / f"{name}{'-san' if sanitize else ''}-{_digest(paths, flags)}.so"
     if library.exists():
         return library

@@ -154,12 +154,12 @@ using namespace selftest;
 
 extern "C" int selftest_multiply(const void* a, const void* b, float* d, int tiles, int dtype,
                                  int bug) {
-  return dtype == 0 ? FASTCONV_LAUNCH(multiply_tiles<half>, dim3(1), dim3(32 * tiles), 0, nullptr,
-                                      static_cast<const half*>(a), static_cast<const half*>(b), d,
-                                      bug)
-                    : FASTCONV_LAUNCH(multiply_tiles<bfloat16>, dim3(1), dim3(32 * tiles), 0,
-                                      nullptr, static_cast<const bfloat16*>(a),
-                                      static_cast<const bfloat16*>(b), d, bug);
+  return dtype == 0
+             ? FASTCONV_LAUNCH(multiply_tiles<half>, dim3(1), dim3(32 * tiles), 0, nullptr,
+                               static_cast<const half*>(a), static_cast<const half*>(b), d, bug)
+             : FASTCONV_LAUNCH(multiply_tiles<bfloat16>, dim3(1), dim3(32 * tiles), 0, nullptr,
+                               static_cast<const bfloat16*>(a), static_cast<const bfloat16*>(b), d,
+                               bug);
 }
 extern "C" int selftest_partial_mma(float* any) {
   return FASTCONV_LAUNCH(multiply_tiles<half>, dim3(1), dim3(48), 0, nullptr,

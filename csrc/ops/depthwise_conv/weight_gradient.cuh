@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
   constexpr int kOutputs = gradient_outputs(V, kWindow);
   constexpr int kColumns = kWindow == 1 ? kOutputs : (kOutputs - 1) * kStep + kWindow;
   constexpr int kValues = (kWindow + 1) * V;
+  constexpr uint32_t kAllOutputs = (1u << kOutputs) - 1, kAllColumns = (1u << kColumns) - 1;
   FASTCONV_DYNAMIC_SMEM(A, values);  // [kValues][thread]
 
   I rest = blockIdx.x;
@@ -81,10 +82,15 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
       const I first_out = g.strips.apart == 1 ? place.unit * kOutputs : place.unit;
       const T* from = dy + place.n * g.out_n + place.a * g.a.out_stride + place.b * g.b.out_stride +
                       first_out * g.s.out_stride;
+      // Bit p of `outputs`: whether output p of the strip exists; bit c of `columns`: whether
+      // column c lies inside the input.
+      uint32_t outputs = 0, columns = 0;
       Pack<T, V> d[kOutputs];
 #pragma unroll
       for (int p = 0; p < kOutputs; ++p, from += dy_column) {
-        d[p] = load_if<T, V>(first_out + p * g.strips.apart < g.s.out, from);
+        const bool exists = first_out + p * g.strips.apart < g.s.out;
+        outputs |= static_cast<uint32_t>(exists) << p;
+        d[p] = load_if<T, V>(exists, from);
       }
       const I first = first_out * g.s.stride - g.s.pad + window * g.s.step;
       const T* row = x + place.n * g.in_n + in_a * g.a.in_stride + in_b * g.b.in_stride +
@@ -93,22 +99,38 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
 #pragma unroll
       for (int c = 0; c < kColumns; ++c, row += x_column) {
         const I at = first + c * (kWindow == 1 ? in_step : 1);
-        in[c] = load_if<T, V>(row_inside && at >= 0 && at < g.s.in, row);
+        const bool inside = row_inside && at >= 0 && at < g.s.in;
+        columns |= static_cast<uint32_t>(inside) << c;
+        in[c] = load_if<T, V>(inside, row);
       }
-#pragma unroll
-      for (int v = 0; v < V; ++v) {
-        A column[kColumns];
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) column[c] = gpu::widen(in[c].v[v]);
+      if (sums_bias) {
 #pragma unroll
         for (int p = 0; p < kOutputs; ++p) {
-          const A gradient = gpu::widen(d[p].v[v]);
-          if (sums_bias) bias[v] += gradient;
 #pragma unroll
-          for (int t = 0; t < kWindow; ++t) {
-            acc[t][v] += gradient * column[kWindow == 1 ? p : p * kStep + t];
+          for (int v = 0; v < V; ++v) bias[v] += gpu::widen(d[p].v[v]);
+        }
+      }
+      // Where a strip meets a border, only products of two elements count: a zero in the place of
+      // one that is missing would turn an infinity into NaN.
+      auto accumulate = [&](auto at_border) {
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+#pragma unroll
+          for (int p = 0; p < kOutputs; ++p) {
+#pragma unroll
+            for (int t = 0; t < kWindow; ++t) {
+              const int c = kWindow == 1 ? p : p * kStep + t;
+              if (decltype(at_border)::value && ((outputs >> p) & (columns >> c) & 1) == 0)
+                continue;
+              acc[t][v] += gpu::widen(d[p].v[v]) * gpu::widen(in[c].v[v]);
+            }
           }
         }
+      };
+      if (outputs == kAllOutputs && columns == kAllColumns) {
+        accumulate(std::false_type{});
+      } else {
+        accumulate(std::true_type{});
       }
     }
   }
