@@ -151,9 +151,7 @@ class _Source:
 
     def text(self, start: int, end: int) -> str:
         """The source from token ``start`` to token ``end``, on one line."""
-        return " ".join(
-            self.source[self.tokens[start].start : self.tokens[end].end].split()
-        )
+        return " ".join(self.source[self.tokens[start].start : self.tokens[end].end].split())
 
     def comparisons(self) -> None:
         """Every relation: true, false, and the bound moved by one."""
@@ -212,7 +210,9 @@ class _Source:
             return
         a, b = semicolons[0] + 1, semicolons[1] - 1
         self._drop_endless(a, b)
-        relation = [j for j in range(a, b) if self.tokens[j].text == "<" and self._spaced(self.tokens[j])]
+        relation = [
+            j for j in range(a, b) if self.tokens[j].text == "<" and self._spaced(self.tokens[j])
+        ]
         if len(relation) == 1 and "&&" not in self.text(a, b):
             fewer = f"{self.text(a, relation[0] - 1)} + 1 < {self.text(relation[0] + 1, b)}"
             self.add(a, b, {fewer: fewer})

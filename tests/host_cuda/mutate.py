@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import concurrent.futures
+import ctypes
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import signal
 import sys
+
 import tomllib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -32,11 +35,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import host_cuda_harness as hc
 import mutants
 import pytest
+import torch
 
 # Headers outside the rooms whose device code is mutated, with the room whose tests judge them.
 SHARED = {"depthwise_conv": ["common/gpu.h"]}
 # What a mutant may take: this many times as long as the unchanged code, or a few seconds.
 PATIENCE, LEAST_SECONDS = 30, 4
+
+UNDECIDED = {"outcome": "undecided"}
 
 SWITCH_HEADER = """
 #include <type_traits>
@@ -52,12 +58,15 @@ SWITCH_SOURCE = """
 #include <cstdlib>
 extern "C" {{
 unsigned char host_cuda_reached[{count}];
-int host_cuda_mutant = std::getenv("HOST_CUDA_MUTANT") ? std::atoi(std::getenv("HOST_CUDA_MUTANT")) : -1;
+int host_cuda_mutant = [] {{
+  const char* number = std::getenv("HOST_CUDA_MUTANT");
+  return number != nullptr ? std::atoi(number) : -1;
+}}();
 }}
 """
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class Room:
     """A room's mutated copy, and the tests that judge it."""
 
@@ -93,6 +102,7 @@ class Room:
                 target.write_text(text)
         return found
 
+    @functools.cache  # noqa: B019
     def digest(self) -> str:
         """Changes with anything that a result depends on."""
         digest = hashlib.sha256()
@@ -100,6 +110,16 @@ class Room:
                             *hc.HERE.glob("*.cpp")]):  # fmt: skip
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def record(self) -> pathlib.Path:
+        return self.work / "results.jsonl"
+
+    def results(self) -> dict[int, dict]:
+        """What is known of these sources and tests, by the mutant's number."""
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        known = [json.loads(line) for line in lines]
+        return {r["number"]: r for r in known if r["stamp"] == self.digest()}
 
     def use(self) -> None:
         """Lets the harness of this process build from the mutated copy."""
@@ -111,113 +131,160 @@ class Room:
             del sys.modules[name]
 
 
-class Baseline:
-    """A pytest plugin: how long each test of the unchanged code takes and what it reaches."""
+class Trial:
+    """A pytest plugin: the tests of a room once without a mutant, then once for each.
 
-    def __init__(self, count: int) -> None:
-        self.count, self.tests, self.failed = count, {}, []
+    Tests are imported, collected and linked against the mutated library in one process; every
+    mutant runs in a fork of it, which takes milliseconds.
+    """
 
-    def _reached(self) -> set[int]:
+    def __init__(
+        self,
+        room: Room,
+        todo: list[mutants.Mutant],
+        count: int,
+        jobs: int,
+        quick: float | None = None,
+    ) -> None:
+        self.room, self.todo, self.count, self.jobs, self.quick = room, todo, count, jobs, quick
+        self.kills: collections.Counter[str] = collections.Counter()
+        self.seconds: dict[str, float] = {}
+        self.reached: dict[str, set[int]] = {}
+        self.in_fork = False
+        self.failed = ""
+        self.results = 0
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Failed("the tests cannot be collected")
+        items = {item.nodeid: item for item in session.items}
+        for item in items.values():
+            self._reaches()
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            if self.failed:
+                raise session.Failed(f"{self.failed} fails without a mutant")
+            self.reached[item.nodeid] = self._reaches()
+        total = sum(self.seconds.values())
+        print(f"\n{len(items)} tests take {total:.0f} s without a mutant", flush=True)
+        running: dict[int, tuple[mutants.Mutant, pathlib.Path]] = {}
+        for mutant in self.todo:
+            while len(running) >= self.jobs:
+                self._collect(running)
+            names = [name for name, reached in self.reached.items() if mutant.number in reached]
+            if not names:
+                self._write(mutant, "survived", "no test reaches it")
+                continue
+            names.sort(key=lambda name: (self.seconds[name] + 0.01) / (1 + self.kills[name]))
+            if self.quick is not None:
+                spent = itertools.accumulate(self.seconds[name] for name in names)
+                names = [n for n, t in zip(names, spent, strict=True) if t <= self.quick] or names[
+                    :1
+                ]
+            log = self.room.work / f"mutant-{mutant.number}.log"
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                self._run(mutant, [items[name] for name in names], log)
+            running[child] = mutant, log
+        while running:
+            self._collect(running)
+        return True
+
+    def _reaches(self) -> set[int]:
+        """The mutants evaluated since the last call."""
         reached: set[int] = set()
         for library in hc.LOADED.values():
-            flags = (hc.ctypes.c_ubyte * self.count).in_dll(library, "host_cuda_reached")
+            flags = (ctypes.c_ubyte * self.count).in_dll(library, "host_cuda_reached")
             reached |= {i for i, flag in enumerate(bytes(flags)) if flag}
-            hc.ctypes.memset(flags, 0, self.count)
+            ctypes.memset(flags, 0, self.count)
         return reached
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid)
-        if report.when == "call" and report.passed:
-            self.tests[report.nodeid] = (report.duration, sorted(self._reached()))
+    def _run(self, mutant: mutants.Mutant, items: list[pytest.Item], log: pathlib.Path) -> None:
+        """In the fork: runs tests until one fails, and exits."""
+        try:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            self.in_fork = True
+            os.environ["HOST_CUDA_MUTANT"] = str(mutant.number)
+            for library in hc.LOADED.values():
+                ctypes.c_int.in_dll(library, "host_cuda_mutant").value = mutant.number
+            for item in items:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+                if self.failed:
+                    break
+            log.write_text(self.failed)
+            os._exit(1 if self.failed else 0)
+        finally:
+            os._exit(70)
 
+    def _collect(self, running: dict[int, tuple[mutants.Mutant, pathlib.Path]]) -> None:
+        child, raw = os.wait()
+        if child not in running:
+            return
+        mutant, log = running.pop(child)
+        status = os.waitstatus_to_exitcode(raw)
+        if status == 1:
+            by = log.read_text()
+            self.kills[by] += 1
+        elif status == -signal.SIGPROF:
+            by = "it does not end"
+        elif status < 0:
+            by = f"signal {-status}"
+        elif status != 0:
+            raise RuntimeError(f"{mutant}: the run fails itself: see {log}")
+        if status == 0:
+            self._write(mutant, "survived" if self.quick is None else "undecided", "")
+        else:
+            self._write(mutant, "killed", by)
+        log.unlink()
 
-class Deadline:
-    """A pytest plugin: ends the process at a test that takes far longer than it should."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def _write(self, mutant: mutants.Mutant, outcome: str, by: str) -> None:
+        result = {**dataclasses.asdict(mutant), "outcome": outcome, "by": by}
+        with self.room.record.open("a") as file:
+            file.write(json.dumps({**result, "stamp": self.room.digest()}) + "\n")
+        self.results += 1
+        if outcome != "killed" or self.results % 50 == 0:
+            print(f"{self.results}/{len(self.todo)} {outcome}: {describe(result)}", flush=True)
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        limit = max(LEAST_SECONDS, PATIENCE * self.seconds.get(item.nodeid, 0))
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_PROF, limit)
+        if self.in_fork:
+            limit = max(LEAST_SECONDS, PATIENCE * self.seconds[item.nodeid])
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, limit)  # processor time: others may be busy too
 
     def pytest_runtest_teardown(self) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+        if not self.in_fork and report.when == "call":
+            self.seconds[report.nodeid] = report.duration
 
-def in_child(work, log: pathlib.Path) -> int:
-    """Runs work() in a fork, its output in a file; returns the exit status, or -signal."""
+
+def try_out(
+    room: Room, todo: list[mutants.Mutant], count: int, jobs: int, quick: float | None = None
+) -> None:
+    """Judges mutants in a process of their own: it loads the mutated library and its tests."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         status = 70
         try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            status = int(work())
+            room.use()
+            # What builds with sanitizers builds the tree, not the copy.
+            arguments = ["-q", "-x", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler",
+                         "-k", "not sanitizer"]  # fmt: skip
+            trial = Trial(room, todo, count, jobs, quick)
+            status = int(pytest.main([*arguments, *map(str, room.tests)], plugins=[trial]))
+            if trial.failed:
+                print(f"{trial.failed} fails without a mutant")
         finally:
             sys.stdout.flush()
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def pytest_main(arguments: list[str], plugin: object) -> int:
-    quiet = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=line"]
-    return pytest.main([*quiet, "--durations=0", *arguments], plugins=[plugin])
-
-
-def run_baseline(room: Room, count: int) -> dict[str, tuple[float, list[int]]]:
-    """Builds the copy and runs its tests with no mutant in force."""
-    path = room.work / "baseline.json"
-
-    def work() -> int:
-        room.use()
-        plugin = Baseline(count)
-        # What builds with sanitizers builds the tree, not the copy.
-        skip = ["-k", "not sanitizer"]
-        status = pytest_main([*skip, *map(str, room.tests)], plugin)
-        path.write_text(json.dumps(plugin.tests))
-        return status or bool(plugin.failed)
-
-    log = room.work / "baseline.log"
-    if in_child(work, log) != 0:
-        raise RuntimeError(f"the tests of {room.name} fail without a mutant: see {log}")
-    return json.loads(path.read_text())
-
-
-def judge(room: Room, mutant: mutants.Mutant, baseline: dict, kills: collections.Counter) -> dict:
-    """Runs the tests that reach a mutant until one fails."""
-    reaching = {name: t for name, (t, reached) in baseline.items() if mutant.number in reached}
-    result = {**dataclasses.asdict(mutant), "outcome": "survived", "by": ""}
-    if not reaching:
-        return {**result, "by": "no test reaches it"}
-    order = sorted(reaching, key=lambda name: (reaching[name] + 0.02) / (1 + kills[name]))
-
-    def work() -> int:
-        os.environ["HOST_CUDA_MUTANT"] = str(mutant.number)
-        room.use()
-        return pytest_main(order, Deadline(reaching))
-
-    log = room.work / "logs" / f"{mutant.number}.log"
-    log.parent.mkdir(exist_ok=True)
-    status = in_child(work, log)
-    if status == 0:
-        return result
-    text = log.read_text(errors="replace")
-    failed = [line.split()[1] for line in text.splitlines() if line.startswith("FAILED")]
-    if status == 1 and failed:
-        by = failed[0]
-        kills[by] += 1
-    elif status == -signal.SIGPROF:
-        by = "it does not end"
-    elif status < 0:
-        by = f"signal {-status}"
-    else:
-        raise RuntimeError(f"{mutant}\npytest exits with {status}: see {log}")
-    return {**result, "outcome": "killed", "by": by}
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        raise RuntimeError(f"the tests of {room.name} do not run, see above")
 
 
 class Ledger:
@@ -263,36 +330,21 @@ class Ledger:
         return out
 
 
-def run_room(room: Room, ledger: Ledger, only: str | None, jobs: int) -> tuple[list[dict], bool]:
+def run_room(
+    room: Room, ledger: Ledger, only: str | None, jobs: int, quick: float | None = None
+) -> tuple[list[dict], bool]:
     """Judges the mutants of a room; returns the results and whether all is well."""
     room.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # torch is loaded here once, for all the forks
     found = room.prepare()
     chosen = [m for m in found if only is None or f"{m.file}:{m.line}".endswith(only)]
-    record = room.work / "results.jsonl"
-    stamp = room.digest()
-    done = {}
-    if record.exists():
-        for line in record.read_text().splitlines():
-            result = json.loads(line)
-            if result["stamp"] == stamp:
-                done[result["number"]] = result
-    todo = [m for m in chosen if m.number not in done]
+    done = room.results()
+    todo = [m for m in chosen if done.get(m.number, UNDECIDED)["outcome"] == "undecided"]
     if todo:
-        baseline = run_baseline(room, len(found))
-        total = sum(t for t, _ in baseline.values())
-        print(f"{room.name}: {len(baseline)} tests take {total:.0f} s without a mutant", flush=True)
-        kills: collections.Counter = collections.Counter()
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool, record.open("a") as file:
-            waiting = [pool.submit(judge, room, m, baseline, kills) for m in todo]
-            for i, future in enumerate(concurrent.futures.as_completed(waiting), 1):
-                result = {**future.result(), "stamp": stamp}
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-                done[result["number"]] = result
-                if result["outcome"] == "survived" or i % 50 == 0:
-                    print(f"  {i}/{len(todo)} {result['outcome']}: {describe(result)}", flush=True)
+        try_out(room, todo, len(found), jobs, quick)
+    done = room.results()
     results = [done[m.number] for m in chosen]
-    survivors = [r for r in results if r["outcome"] == "survived"]
+    survivors = [r for r in results if r["outcome"] != "killed"]
     unexplained = [r for r in survivors if not ledger.explained(r)]
     errors = [] if only else ledger.errors(results, {m.file for m in found})
     print(
@@ -320,6 +372,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="FILE:LINE", help="the mutants of one line")
     parser.add_argument("--list", action="store_true", help="show the mutants and run nothing")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--quick", type=float, metavar="SECONDS", help="tests of that length; decides kills alone"
+    )
     parser.add_argument("--csrc", type=pathlib.Path, default=hc.CSRC)
     parser.add_argument("--tests", type=pathlib.Path, default=hc.HERE)
     parser.add_argument("--work", type=pathlib.Path, default=hc.ROOT / "build" / "mutate")
@@ -333,7 +388,7 @@ def main(arguments: list[str] | None = None) -> int:
             for mutant in room.prepare():
                 print(mutant)
             continue
-        well = run_room(room, ledger, options.only, options.jobs)[1] and well
+        well = run_room(room, ledger, options.only, options.jobs, options.quick)[1] and well
     return 0 if well else 1
 
 
