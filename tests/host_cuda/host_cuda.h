@@ -55,8 +55,8 @@ const char* last_error();
 // last_error() says what it was.  `kernel` names it in the record of launches.
 cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t smem, void (*body)(void*),
                 void* state);
-// For that record: the tile that the next launches are asked to use.
-void set_tile(int tile);
+// For that record: the launcher that the next kernels belong to, and the tile that it is asked for.
+void calling(const char* launcher, int tile);
 
 void* dynamic_smem();
 void* static_smem(const void* key, size_t bytes);

@@ -21,6 +21,8 @@ import subprocess
 import sysconfig
 import typing
 
+import pytest
+
 if typing.TYPE_CHECKING:  # slow to load under AddressSanitizer
     import torch
 
@@ -36,13 +38,16 @@ CUDA_ERROR_INVALID_CONFIGURATION, CUDA_ERROR_LAUNCH_FAILURE = 9, 719
 
 LOADED: dict[str, ctypes.CDLL] = {}  # by path: what this process has run kernels of
 
+# In a pytest config's stash: says why a session is no run of everything (conftest.py).
+LEFT_OUT: pytest.StashKey = pytest.StashKey()
+
 # Of mutate.py, which builds changed sources.
 EXTRA_FLAGS: list[str] = []
 EXTRA_SOURCES: list[pathlib.Path] = []
 
 _EXECUTOR = ["host_cuda.cpp", "memory.cpp", "faults.cpp", "record.cpp"]
 # An index outside a local array traps; the executor makes that an error of the launch.
-_PLAIN = ["-fsanitize=bounds-strict", "-fsanitize-undefined-trap-on-error"]
+_PLAIN = ["-fsanitize=bounds-strict,object-size", "-fsanitize-undefined-trap-on-error"]
 # Unoptimised: instrumented code takes longer to compile than to run.
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O0"]
 
@@ -134,6 +139,7 @@ def build(name: str, sources: list[pathlib.Path | str], sanitize: bool = False) 
     library = ctypes.CDLL(str(build_path(name, sources, sanitize)))
     library.host_cuda_last_error.restype = ctypes.c_char_p
     library.host_cuda_launches.restype = ctypes.c_char_p
+    library.host_cuda_demangle.restype = ctypes.c_char_p
     library.host_cuda_alloc.restype = ctypes.c_void_p
     library.host_cuda_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_bool]
     library.host_cuda_free.restype = ctypes.c_bool

@@ -57,12 +57,16 @@ class Mutant:
 
 
 def blank(source: str) -> str:
-    """The source with comments, strings and preprocessor lines blanked, at the same offsets."""
+    """The source with comments, strings and preprocessor lines blanked, at the same offsets.
+
+    So is what only nvcc compiles.
+    """
 
     def spaces(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match[0])
 
     source = re.sub(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", spaces, source, flags=re.DOTALL)
+    source = re.sub(r"^#if defined\(__CUDACC__\)\n.*?^#else\n", spaces, source, flags=re.M | re.S)
     return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", spaces, source, flags=re.MULTILINE)
 
 

@@ -106,8 +106,12 @@ class Room:
     def digest(self) -> str:
         """Changes with anything that a result depends on."""
         digest = hashlib.sha256()
-        for path in sorted([*self.sources, *self.tests, *hc.HERE.glob("*.py"), *hc.HERE.glob("*.h"),
-                            *hc.HERE.glob("*.cpp")]):  # fmt: skip
+        code = {"mutants.py", "host_cuda_harness.py"}
+        helpers = [
+            p for p in hc.HERE.glob("*.*")
+            if p.suffix in (".cpp", ".h") or p.name in code or p.name.startswith(self.name)
+        ]  # fmt: skip
+        for path in sorted({*self.sources, *self.tests, *helpers}):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 
+import coverage
 import host_cuda_harness as hc
 import numpy as np
 import pytest
@@ -138,6 +139,56 @@ def test_strides_and_alignment(library, name, element):
     for view in (shifted, padded, stepped, expanded):
         for tile in tiles(library):
             check(library, view.transpose(order), tile)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("interleave", [False, True])
+@pytest.mark.parametrize("element", [1, 2, 4, 8])
+def test_every_pack_of_registers(library, element, interleave, wide):
+    """Each number of pieces and lanes; the last with more packs than a round of a block takes."""
+    for pieces in (2, 4):
+        lanes = 1
+        while element * pieces * lanes <= 16:
+            for count in (3, 3 * 700):
+                rows = randoms((pieces, lanes * count), element)
+                view = rows.T if interleave else np.ascontiguousarray(rows.T).T
+                assert check(library, view, REGISTERS, wide), (pieces, lanes, count)
+            lanes *= 2
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_as_many_axes_as_there_may_be(library, wide):
+    """Nothing behind the last axis is read."""
+    view = randoms((2,) * 12, 1).transpose()
+    for tile in (0, 2, 3):
+        assert check(library, view, tile, wide)
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "kernel", "threads"),
+    [
+        ("transpose", 4, "copy_boxes", 256),
+        ("transpose", 1, "copy_boxes", 512),
+        ("s2d nchw 3x3", 4, "copy_boxes", 256),
+        ("s2d nchw 2x2", 4, "copy_registers", 256),
+        ("d2s nchw 2x2", 4, "copy_registers", 256),
+        ("s2d nhwc dcr 2x2", 4, "copy_runs", 256),
+        ("one element", 4, "copy_runs", 256),
+        ("stepped", 4, "copy_runs", 256),
+    ],
+)
+def test_pick(library, name, element, kernel, threads):
+    """A result does not tell which kernel made it: the record of launches does."""
+    if name == "stepped":  # no axis of the input is contiguous
+        view = randoms((9, 10, 14), element)[:, ::2, ::2].transpose(0, 2, 1)
+    else:
+        sizes, order = CASES[name]
+        view = randoms(sizes, element).transpose(order)
+    for tile, expected in ((-1, (kernel, threads)), (0, ("copy_runs", 256))):
+        before = coverage.launches(library)
+        assert check(library, view, tile)
+        (new,) = set(coverage.launches(library)) - set(before)
+        assert (new.kernel, new.threads) == expected
 
 
 def test_blocks_go_round(library):
