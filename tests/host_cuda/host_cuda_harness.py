@@ -106,30 +106,46 @@ def _digest(sources: list[pathlib.Path], flags: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def build_path(
-    name: str, sources: list[pathlib.Path | str], sanitize: bool = False
-) -> pathlib.Path:
-    """Compiles ``sources`` (relative ones are in this directory) into a shared library."""
-    paths = [HERE / s for s in [*_EXECUTOR, *EXTRA_SOURCES, *sources]]
-    include = cuda_include()
-    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    flags += ["-Wno-unknown-pragmas", f"-I{CSRC}", f"-I{HERE}", "-isystem", str(include)]
-    flags += _SANITIZE if sanitize else _PLAIN
-    flags += EXTRA_FLAGS
-    library = BUILD / f"{name}{'-san' if sanitize else ''}-{_digest(paths, flags)}.so"
-    if library.exists():
-        return library
-    objects = library.with_suffix("")
-    objects.mkdir(parents=True, exist_ok=True)
+def _objects(folder: pathlib.Path, paths: list[pathlib.Path], flags: list[str]) -> list[str]:
+    """Compiles ``paths`` into ``folder``, all at once as far as there are processors."""
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [
-        ["g++", *flags, "-x", "c++", "-c", str(p), "-o", str(objects / (p.name + ".o"))]
+        ["g++", *flags, "-x", "c++", "-c", str(p), "-o", str(folder / (p.name + ".o"))]
         for p in paths
     ]
     with concurrent.futures.ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
         list(pool.map(_run, jobs))
-    link = ["g++", "-shared", *(_SANITIZE if sanitize else [])]
+    return [j[-1] for j in jobs]
+
+
+def build_path(
+    name: str, sources: list[pathlib.Path | str], sanitize: bool = False
+) -> pathlib.Path:
+    """Compiles ``sources`` (relative ones are in this directory) into a shared library."""
+    paths = [HERE / s for s in [*EXTRA_SOURCES, *sources]]
+    executor = [HERE / s for s in _EXECUTOR]
+    include = cuda_include()
+    flags = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-Wno-unknown-pragmas", f"-I{CSRC}", f"-I{HERE}", "-isystem", str(include)]
+    flags += _SANITIZE if sanitize else _PLAIN
+    kind = "-san" if sanitize else ""
+    changed = [*flags, *EXTRA_FLAGS]
+    library = BUILD / f"{name}{kind}-{_digest([*paths, *executor], changed)}.so"
+    if library.exists():
+        return library
+    # Compiled aside and renamed: another process may build the same.
+    shared = BUILD / f"executor{kind}-{_digest(executor, flags)}"
+    if not shared.exists():
+        unfinished = shared.with_suffix(f".{os.getpid()}")
+        _objects(unfinished, executor, flags)
+        try:
+            unfinished.rename(shared)
+        except OSError:
+            shutil.rmtree(unfinished)
+    objects = library.with_suffix(f".{os.getpid()}.objects")
+    linked = _objects(objects, paths, changed) + [str(o) for o in sorted(shared.glob("*.o"))]
     unfinished = library.with_suffix(f".{os.getpid()}")
-    _run([*link, *(j[-1] for j in jobs), "-o", str(unfinished)])
+    _run(["g++", "-shared", *(_SANITIZE if sanitize else []), *linked, "-o", str(unfinished)])
     unfinished.replace(library)
     shutil.rmtree(objects)
     return library

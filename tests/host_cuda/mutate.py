@@ -295,43 +295,47 @@ class Ledger:
     """mutants.toml: mutants that change no result, each with the reason why."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        text = path.read_text() if path.exists() else ""
-        self.entries = tomllib.loads(text).get("mutant", [])
-        for entry in self.entries:
-            if set(entry) != {"file", "line", "change", "reason"} or not entry["reason"].strip():
+        self.entries = []  # one change each
+        for entry in tomllib.loads(path.read_text())["mutant"] if path.exists() else []:
+            if not {"file", "line", "change", "reason"} <= set(entry) <= {*entry, "which"}:
                 raise ValueError(f"{path}: an entry has file, line, change and reason: {entry}")
+            changes = entry["change"]
+            for change in [changes] if isinstance(changes, str) else changes:
+                self.entries.append({**entry, "change": change})
 
     @staticmethod
-    def _explains(entry: dict, result: dict) -> bool:
-        wanted = entry["change"]
-        changes = [wanted] if isinstance(wanted, str) else wanted
+    def _explains(entry: dict, result: dict, lines: list[int]) -> bool:
+        """``lines``: the numbers of all lines that read as the result's does."""
+        which = lines.index(result["line"]) + 1
         return (
             result["file"].endswith(entry["file"])
             and result["text"] == entry["line"]
-            and result["change"] in changes
+            and result["change"] == entry["change"]
+            and which in entry.get("which", [which])
         )
 
-    def explained(self, result: dict) -> bool:
-        return any(self._explains(e, result) for e in self.entries)
-
-    def errors(self, results: list[dict], files: set[str]) -> list[str]:
-        """Entries for one of ``files`` that match nothing, or something that a test kills."""
-        out = []
+    def judge(self, results: list[dict], found: list[mutants.Mutant]) -> tuple[list, list[str]]:
+        """The survivors that no entry explains, and what is wrong with the entries."""
+        lines: dict[tuple[str, str], list[int]] = {}
+        for m in found:
+            same = lines.setdefault((m.file, m.text), [])
+            if m.line not in same:
+                same.append(m.line)
+        explained, errors = set(), []
         for entry in self.entries:
-            if not any(f.endswith(entry["file"]) for f in files):
+            if not any(m.file.endswith(entry["file"]) for m in found):
                 continue
-            changes = entry["change"] if isinstance(entry["change"], list) else [entry["change"]]
-            for change in changes:
-                one = {**entry, "change": change}
-                matches = [r for r in results if self._explains(one, r)]
-                if not matches:
-                    out.append(f"mutants.toml: no such mutant: {one['line']}: {change}")
-                out += [
-                    f"mutants.toml: killed by {r['by']}: {r['file']}:{r['line']}: {change}"
-                    for r in matches
-                    if r["outcome"] == "killed"
-                ]
-        return out
+            matches = [r for r in results if self._explains(entry, r, lines[r["file"], r["text"]])]
+            explained |= {r["number"] for r in matches}
+            if not matches:
+                errors.append(f"mutants.toml: no such mutant: {entry['line']}: {entry['change']}")
+            errors += [
+                f"mutants.toml: killed by {r['by']}: {describe(r)}"
+                for r in matches
+                if r["outcome"] == "killed"
+            ]
+        left = [r for r in results if r["outcome"] != "killed" and r["number"] not in explained]
+        return left, errors
 
 
 def run_room(
@@ -349,8 +353,9 @@ def run_room(
     done = room.results()
     results = [done[m.number] for m in chosen]
     survivors = [r for r in results if r["outcome"] != "killed"]
-    unexplained = [r for r in survivors if not ledger.explained(r)]
-    errors = [] if only else ledger.errors(results, {m.file for m in found})
+    unexplained, errors = ledger.judge(results, found)
+    if only:  # most entries are of other lines
+        errors = []
     print(
         f"{room.name}: {len(results)} mutants, {len(results) - len(survivors)} killed, "
         f"{len(survivors)} survive, {len(unexplained)} of them unexplained"
