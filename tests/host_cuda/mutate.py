@@ -296,8 +296,9 @@ class Ledger:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.entries = []  # one change each
-        for entry in tomllib.loads(path.read_text())["mutant"] if path.exists() else []:
-            if not {"file", "line", "change", "reason"} <= set(entry) <= {*entry, "which"}:
+        text = path.read_text() if path.exists() else ""
+        for entry in tomllib.loads(text).get("mutant", []):
+            if set(entry) - {"which"} != {"file", "line", "change", "reason"}:
                 raise ValueError(f"{path}: an entry has file, line, change and reason: {entry}")
             changes = entry["change"]
             for change in [changes] if isinstance(changes, str) else changes:
