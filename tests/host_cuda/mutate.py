@@ -340,13 +340,13 @@ class Ledger:
 
 
 def run_room(
-    room: Room, ledger: Ledger, only: str | None, jobs: int, quick: float | None = None
+    room: Room, ledger: Ledger, only: list[str] | None, jobs: int, quick: float | None = None
 ) -> tuple[list[dict], bool]:
     """Judges the mutants of a room; returns the results and whether all is well."""
     room.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # torch is loaded here once, for all the forks
     found = room.prepare()
-    chosen = [m for m in found if only is None or f"{m.file}:{m.line}".endswith(only)]
+    chosen = [m for m in found if not only or f"{m.file}:{m.line}".endswith(tuple(only))]
     done = room.results()
     todo = [m for m in chosen if done.get(m.number, UNDECIDED)["outcome"] == "undecided"]
     if todo:
@@ -379,7 +379,9 @@ def rooms(csrc: pathlib.Path, tests: pathlib.Path, work: pathlib.Path) -> list[R
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--room", action="append", help="one room; may be repeated")
-    parser.add_argument("--only", metavar="FILE:LINE", help="the mutants of one line")
+    parser.add_argument(
+        "--only", action="append", metavar="FILE:LINE", help="the mutants of one line; repeatable"
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants and run nothing")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
