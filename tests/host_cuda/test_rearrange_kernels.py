@@ -44,8 +44,9 @@ def library():
     return hc.build("rearrange", SOURCES)
 
 
-def copy(library, view, tile, wide, order=hc.RANDOM):
+def copy(library, view, tile, wide, order=None):
     """Copies `view` into a dense array of its shape; returns the status and the array."""
+    order = random.choice(hc.ORDERS) if order is None else order
     library.host_cuda_configure(order, int(np.random.default_rng().integers(1 << 30)))
     # Without the alignment that vectors need, memory ends at the last element to the byte.
     align = 16 if tile == REGISTERS else random.choice([view.itemsize, 16])
@@ -80,7 +81,7 @@ def run(library, view, out, tile, wide):
     )
 
 
-def check(library, view, tile, wide=0, order=hc.RANDOM):
+def check(library, view, tile, wide=0, order=None):
     status, out = copy(library, view, tile, wide, order)
     if tile == REGISTERS and status == hc.CUDA_ERROR_INVALID_VALUE:
         return False

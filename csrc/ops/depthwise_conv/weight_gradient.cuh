@@ -13,7 +13,7 @@
 namespace fastconv::depthwise_conv {
 
 // Sums `count` values per thread over the slots of the block, into those of slot 0, pairwise.
-// Values are laid out [value][thread].
+// Values are laid out [value][thread].  Only the thread of slot 0 may read its sums afterwards.
 template <class A>
 __device__ __forceinline__ void reduce_slots(A* values, int count, const BlockShape& block,
                                              BlockShape::Seat seat) {
@@ -27,7 +27,6 @@ __device__ __forceinline__ void reduce_slots(A* values, int count, const BlockSh
     }
     n = half;
   }
-  __syncthreads();
 }
 
 template <class T, int V, int kWindow, int kStep, bool kWide>
