@@ -75,6 +75,27 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(GroupsLeft) : "memory");
 }
 
+// D += A B over the lanes of a warp, all of which call it; T is half or bfloat16, two to a register
+// with the lower column (of B: row) in the low half.  Lane 4 * g + t holds
+//   a[0], a[1]: A[g][2t..], A[g + 8][2t..];  a[2], a[3]: the same at columns 2t + 8
+//   b[0], b[1]: B[2t..][g], B[2t + 8..][g]
+//   d[0], d[1]: D[g][2t], D[g][2t + 1];      d[2], d[3]: D[g + 8][2t], D[g + 8][2t + 1]
+// of A (16 x 16), B (16 x 8) and D (16 x 8).
+#define FASTCONV_MMA(T, ptx)                                                            \
+  template <>                                                                           \
+  __device__ __forceinline__ void mma_m16n8k16<T>(float(&d)[4], const uint32_t(&a)[4],  \
+                                                  const uint32_t(&b)[2]) {              \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." ptx "." ptx                   \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));   \
+  }
+template <class T>
+__device__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+FASTCONV_MMA(__half, "f16")
+FASTCONV_MMA(__nv_bfloat16, "bf16")
+#undef FASTCONV_MMA
+
 }  // namespace fastconv::gpu
 
 #else

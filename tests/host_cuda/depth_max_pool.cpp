@@ -45,6 +45,7 @@ extern "C" {
 int forward(int dtype, int index_type, int inner, int64_t batch, const int64_t* axes, const void* x,
             const int64_t* x_strides, void* y, void* index, const int64_t* y_strides, int tile,
             bool wide_index) {
+  host_cuda::calling("forward_cuda", tile);
   Forward p{};
   set(p, dtype, index_type, inner, batch, axes);
   p.x = x;
@@ -63,6 +64,7 @@ int backward(int dtype, int index_type, int inner, int64_t batch, const int64_t*
              const void* dy, const int64_t* dy_strides, const void* index,
              const int64_t* index_strides, void* dx, const int64_t* dx_strides, int tile,
              bool wide_index) {
+  host_cuda::calling("backward_cuda", tile);
   Backward p{};
   set(p, dtype, index_type, inner, batch, axes);
   p.dy = dy;

@@ -2,20 +2,43 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // C functions over the launchers of depthwise convolution.
+#include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
 #include "ops/depthwise_conv/tiles.h"
+#include "ops/depthwise_conv/weight_gradient.cuh"
 
 using namespace fastconv::depthwise_conv;
 
 extern "C" {
 
-int forward(const Forward* p, int tile) { return forward_cuda(*p, tile, nullptr); }
-int backward_data(const BackwardData* p, int tile) { return backward_data_cuda(*p, tile, nullptr); }
+int forward(const Forward* p, int tile) {
+  fastconv::host_cuda::calling("forward_cuda", tile);
+  return forward_cuda(*p, tile, nullptr);
+}
+int backward_data(const BackwardData* p, int tile) {
+  fastconv::host_cuda::calling("backward_data_cuda", tile);
+  return backward_data_cuda(*p, tile, nullptr);
+}
 int64_t backward_weight_workspace(const BackwardWeight* p, int tile) {
   return backward_weight_workspace_bytes_cuda(*p, tile);
 }
 int backward_weight(const BackwardWeight* p, int tile) {
+  fastconv::host_cuda::calling("backward_weight_cuda", tile);
   return backward_weight_cuda(*p, tile, nullptr);
+}
+
+// The second stage alone, in few blocks: each of them goes round.
+int add_splits(const float* partial, int64_t splits, int64_t taps, int64_t channels, float* dw,
+               float* db, int blocks) {
+  fastconv::host_cuda::calling("add_splits", -1);
+  return FASTCONV_LAUNCH(add_splits_kernel<float>, dim3(blocks), dim3(kAddColumns * kAddRows), 0,
+                         nullptr, partial, splits, taps, channels, dw, db);
+}
+// A plan whose first stage no kernel serves.
+int gradient_without_kernel() {
+  GradientPlan plan{};
+  plan.tile = 0;  // an even window
+  return launch_gradient<float>(plan, nullptr);
 }
 
 int tile_count() { return kTileCount; }

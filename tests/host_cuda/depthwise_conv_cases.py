@@ -111,7 +111,7 @@ class Run:
     def __init__(self, library, case, seed):
         self.library, self.case = library, case
         self.random = torch.Generator().manual_seed(seed)
-        self.buffers = []
+        self.arena = hc.Arena(library)
         out_channels = case.channels * case.multiplier
         self.x = self.input((case.batch, case.channels, *case.size))
         self.dy = self.input((case.batch, out_channels, *case.out))
@@ -121,26 +121,19 @@ class Run:
     # ---- tensors ----
 
     def storage(self, count):
-        """`count` elements that start `offset` elements after an aligned address, on the heap."""
+        """`count` elements that start `offset` elements after an aligned address."""
         item = torch.empty(0, dtype=self.case.dtype).element_size()
-        size = max(count, 1) * item + self.case.offset * item
-        libc = ctypes.CDLL(None)
-        libc.aligned_alloc.restype = _pointer
-        libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-        address = libc.aligned_alloc(64, math.ceil(size / 64) * 64)
-        # The buffer ends where the allocation does, so that sanitizers see a read past the end:
-        # the front is left unused instead, in multiples of a pack.
-        slack = math.ceil(size / 64) * 64 - size
-        slack -= slack % 16
-        self.buffers.append((libc, address))
-        raw = (ctypes.c_char * size).from_address(address + slack)
-        flat = torch.frombuffer(raw, dtype=self.case.dtype, count=size // item)
+        # What no vector access serves ends where its memory ends, to the byte.
+        align = 16 if self.case.channels_last or self.case.offset else item
+        raw = self.arena.memory((count + self.case.offset) * item, align=align)
+        if count == 0:
+            return torch.empty(0, dtype=self.case.dtype)
+        flat = torch.frombuffer(raw, dtype=self.case.dtype, count=count + self.case.offset)
         flat.fill_(math.nan)
-        return flat[self.case.offset :][:count]
+        return flat[self.case.offset :]
 
     def close(self):
-        for libc, address in self.buffers:
-            libc.free(_pointer(address))
+        self.arena.close()
 
     def dense(self, values):
         out = self.storage(values.numel()).view(values.shape)
@@ -216,8 +209,9 @@ class Run:
         if which == "backward_weight":
             self.library.backward_weight_workspace.restype = _i64
             size = self.library.backward_weight_workspace(ctypes.byref(params), tile)
-            workspace = torch.full((max(size // 8 + 1, 1),), math.nan, dtype=torch.float64)
-            params.workspace = workspace.data_ptr()
+            workspace = self.arena.memory(size, align=8)
+            ctypes.memset(workspace, 0xFF, size)  # NaN
+            params.workspace = ctypes.addressof(workspace)
         self.library.host_cuda_configure(order, seed)
         hc.check(self.library, getattr(self.library, which)(ctypes.byref(params), tile))
         return outputs

@@ -3,9 +3,10 @@
 
 // The executor behind host_cuda.h.  Errors it reports: barriers and warp operations that some of
 // their threads never reach, lanes outside a mask, cp.async still in flight at exit, misaligned
-// vector accesses, writes past the end of shared memory, and launch limits.  Shared memory starts
-// as NaN, and cp.async lands as late as the programming model allows, so that a missing barrier or
-// wait shows in the results.  Under AddressSanitizer every access out of bounds is caught.
+// vector accesses, writes next to shared memory, accesses outside the tensors of host_cuda_alloc(),
+// indices outside local arrays, and launch limits.  Shared memory starts as NaN, and cp.async lands
+// as late as the programming model allows, so that a missing barrier or wait shows in the results.
+// Under AddressSanitizer every access out of bounds is caught.
 #include "host_cuda.h"
 
 #include <sys/mman.h>
@@ -19,85 +20,19 @@
 #include <string>
 #include <vector>
 
+#include "fiber_context.h"
+#include "internal.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define ON_ASAN(...) __VA_ARGS__
-#else
-#define ON_ASAN(...)
-#endif
-
-#if defined(__x86_64__)
-
-// Saves the callee-saved registers and the stack pointer, and continues on another stack.  (The
-// portable way, swapcontext, makes two system calls per switch.)
-extern "C" void fastconv_switch_stack(void** save, void* resume);
-asm(R"(
-.text
-.hidden fastconv_switch_stack
-.globl fastconv_switch_stack
-.type fastconv_switch_stack, @function
-fastconv_switch_stack:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size fastconv_switch_stack, . - fastconv_switch_stack
-)");
-
-#else
-
-#include <ucontext.h>
-
 #endif
 
 namespace fastconv::host_cuda {
 namespace {
 
-constexpr size_t kStackBytes = 128 << 10;
 constexpr int kMaxThreads = 1024;
 constexpr size_t kMaxSmem = 227 << 10;
-constexpr size_t kGuardBytes = 128;
-constexpr unsigned char kGuard = 0xA5;
-
-class Context {
- public:
-#if defined(__x86_64__)
-  void start(char* stack, void (*entry)()) {
-    void** top = reinterpret_cast<void**>(stack + kStackBytes) - 8;  // 16-byte aligned
-    std::fill(top, top + 8, nullptr);
-    top[6] = reinterpret_cast<void*>(entry);  // above the six registers
-    sp_ = top;
-  }
-  static void transfer(Context& from, Context& to) { fastconv_switch_stack(&from.sp_, to.sp_); }
-
- private:
-  void* sp_ = nullptr;
-#else
-  void start(char* stack, void (*entry)()) {
-    getcontext(&context_);
-    context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = kStackBytes;
-    context_.uc_link = nullptr;
-    makecontext(&context_, entry, 0);
-  }
-  static void transfer(Context& from, Context& to) { swapcontext(&from.context_, &to.context_); }
-
- private:
-  ucontext_t context_;
-#endif
-};
 
 enum class State : uint8_t { kReady, kAtBlock, kAtWarp, kDone };
 
@@ -119,33 +54,9 @@ struct Fiber {
   unsigned mask;
   uint64_t value, result;
   int source_lane;
+  sigjmp_buf jump;
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
-};
-
-// Shared memory of one block, with a guard behind it (AddressSanitizer adds its own).
-class Smem {
- public:
-  explicit Smem(size_t bytes) : bytes_(bytes) {
-    void* p = nullptr;
-    if (posix_memalign(&p, 128, std::max<size_t>(allocated(), 1)) != 0) throw std::bad_alloc();
-    data_ = static_cast<unsigned char*>(p);
-    std::memset(data_, 0xFF, bytes_);  // NaN in every floating format
-    std::memset(data_ + bytes_, kGuard, allocated() - bytes_);
-  }
-  Smem(const Smem&) = delete;
-  Smem& operator=(const Smem&) = delete;
-  ~Smem() { std::free(data_); }
-  void* data() const { return data_; }
-  bool intact() const {
-    return std::all_of(data_ + bytes_, data_ + allocated(),
-                       [](unsigned char c) { return c == kGuard; });
-  }
-
- private:
-  size_t allocated() const { return bytes_ ON_ASAN(-kGuardBytes) + kGuardBytes; }
-  size_t bytes_;
-  unsigned char* data_;
 };
 
 struct Block {
@@ -172,13 +83,15 @@ std::string where(const Site& site) {
   return std::string(site.file_name()) + ":" + std::to_string(site.line());
 }
 
-[[noreturn]] void fail(const std::string& what) {
+std::string at_position(const std::string& what) {
   const uint3 b = position.block_index, t = position.thread_index;
   auto triple = [](uint3 i) {
     return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
   };
-  throw std::runtime_error("block " + triple(b) + " thread " + triple(t) + ": " + what);
+  return "block " + triple(b) + " thread " + triple(t) + ": " + what;
 }
+
+[[noreturn]] void fail(const std::string& what) { throw std::runtime_error(at_position(what)); }
 
 void yield_to_scheduler(bool last = false) {
   Fiber& f = *block_.current;
@@ -189,14 +102,22 @@ void yield_to_scheduler(bool last = false) {
   ON_ASAN(__sanitizer_finish_switch_fiber(f.fake_stack, nullptr, nullptr);)
 }
 
-void fiber_entry() {
-  ON_ASAN(__sanitizer_finish_switch_fiber(nullptr, &block_.main_stack, &block_.main_stack_bytes);)
-  Fiber& f = *block_.current;
+void run_thread(const Fiber& f) {
   try {
     block_.body(block_.state);
     if (!f.open_group.empty() || !f.groups.empty()) fail("exits with cp.async in flight");
   } catch (const std::exception& e) {
     if (block_.error.empty()) block_.error = e.what();
+  }
+}
+
+void fiber_entry() {
+  ON_ASAN(__sanitizer_finish_switch_fiber(nullptr, &block_.main_stack, &block_.main_stack_bytes);)
+  Fiber& f = *block_.current;
+  if (sigsetjmp(f.jump, 0) != 0) {
+    block_.error = at_position(fault_text());
+  } else {
+    run_thread(f);
   }
   f.state = State::kDone;
   yield_to_scheduler(/*last=*/true);
@@ -206,9 +127,41 @@ void fiber_entry() {
 void resume(Fiber& f) {
   block_.current = &f;
   position.thread_index = f.index;
+  fault_jump = &f.jump;
+  in_thread = true;
   ON_ASAN(__sanitizer_start_switch_fiber(&block_.main_fake_stack, f.stack, kStackBytes);)
   Context::transfer(block_.main, f.context);
   ON_ASAN(__sanitizer_finish_switch_fiber(block_.main_fake_stack, nullptr, nullptr);)
+  in_thread = false;
+}
+
+// mma.sync.m16n8k16: D = A B + C.  Lane 4 * g + t holds, two neighbouring columns to a register,
+// rows g and g + 8 of A (16 x 16) at columns 2t and 2t + 8, and of C and D (16 x 8) at columns 2t;
+// and column g of B (16 x 8) at rows 2t and 2t + 8.  The hardware's order of summation is not
+// specified; here a sum is rounded once.
+void multiply(const Mma* const (&lanes)[32]) {
+  double a[16][16], b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const Mma& m = *lanes[lane];
+    const int group = lane / 4, column = lane % 4 * 2;
+    for (int i = 0; i < 2; ++i) {
+      for (int half = 0; half < 2; ++half) {
+        const int k = column + 8 * half + i;
+        for (int lower = 0; lower < 2; ++lower) {
+          a[group + 8 * lower][k] = m.widen(m.a[2 * half + lower] >> 16 * i);
+        }
+        b[k][group] = m.widen(m.b[half] >> 16 * i);
+      }
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+      double sum = lanes[lane]->d[i];
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
+      lanes[lane]->d[i] = static_cast<float>(sum);
+    }
+  }
 }
 
 // Completes the warp operations of one warp whose lanes have all arrived.
@@ -231,6 +184,7 @@ bool release_warp(int first) {
       }
     }
     if ((arrived & mask) != mask) continue;
+    const Mma* operands[32] = {};
     for (int j = 0; j < lanes; ++j) {
       if ((mask >> j & 1) == 0) continue;
       Fiber& f = warp[j];
@@ -238,8 +192,10 @@ bool release_warp(int first) {
       if (f.op == WarpOp::kShuffle) {
         f.result = f.source_lane < lanes ? warp[f.source_lane].value : ~uint64_t{0};
       }
+      if (f.op == WarpOp::kMma) operands[j] = reinterpret_cast<const Mma*>(f.value);
       f.state = State::kReady;
     }
+    if (operands[0] != nullptr) multiply(operands);
     released = true;
   }
   return released;
@@ -294,6 +250,10 @@ char* stacks() {
     void* p = mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
+    // Below each stack is a page that cannot be touched.
+    for (int i = 0; i < kMaxThreads; ++i) {
+      mprotect(static_cast<char*>(p) + kStackBytes * i, 4096, PROT_NONE);
+    }
     return static_cast<char*>(p);
   }();
   return pool;
@@ -313,13 +273,13 @@ void run_block(size_t smem, std::mt19937& random) {
     f.open_group.clear();
     f.groups.clear();
     f.stack = stacks() + kStackBytes * i;
-    ON_ASAN(ASAN_UNPOISON_MEMORY_REGION(f.stack, kStackBytes);)
+    ON_ASAN(ASAN_UNPOISON_MEMORY_REGION(f.stack + 4096, kStackBytes - 4096);)
     f.context.start(f.stack, fiber_entry);
   }
   schedule(random);
   bool intact = dynamic.intact();
   for (const auto& [key, shared] : block_.statics) intact = intact && shared.intact();
-  if (!intact && block_.error.empty()) block_.error = "writes past the end of shared memory";
+  if (!intact && block_.error.empty()) block_.error = "writes past an end of shared memory";
 }
 
 }  // namespace
@@ -331,7 +291,8 @@ void configure(Order order, unsigned seed) {
 
 const char* last_error() { return error_.c_str(); }
 
-cudaError_t run(dim3 grid, dim3 block, size_t smem, void (*body)(void*), void* state) {
+cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t smem, void (*body)(void*),
+                void* state) {
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   if (threads < 1 || threads > kMaxThreads || block.z > 64 || smem > kMaxSmem || grid.x < 1 ||
       grid.x > 0x7FFFFFFFu || grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535) {
@@ -346,6 +307,7 @@ cudaError_t run(dim3 grid, dim3 block, size_t smem, void (*body)(void*), void* s
   block_.state = state;
   block_.error.clear();
   std::mt19937 random(seed_);
+  const Faults faults;
   // Blocks run in the order of the schedule too: none may count on another.
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks && block_.error.empty(); ++i) {
@@ -356,6 +318,7 @@ cudaError_t run(dim3 grid, dim3 block, size_t smem, void (*body)(void*), void* s
     run_block(smem, random);
   }
   error_ = block_.error;
+  if (error_.empty()) record_launch(kernel, block_.count, order_);
   return error_.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
@@ -389,6 +352,12 @@ uint64_t exchange(WarpOp op, unsigned mask, uint64_t value, int source_lane, con
   f.state = State::kAtWarp;
   yield_to_scheduler();
   return f.result;
+}
+
+void mma(const Mma& operands, const Site& site) {
+  const Fiber& f = *block_.current;
+  if ((f.linear | 31) >= block_.count) fail("mma.sync in a warp of fewer than 32, " + where(site));
+  exchange(WarpOp::kMma, ~0u, reinterpret_cast<uint64_t>(&operands), 0, site);
 }
 
 void cp_async(void* dst, const void* src, int bytes, int valid_bytes, const Site& site) {

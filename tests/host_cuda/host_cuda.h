@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <source_location>
+#include <type_traits>
 
 #undef __global__
 #undef __device__
@@ -51,17 +52,29 @@ void configure(Order order, unsigned seed);
 const char* last_error();
 
 // Runs body() once per thread.  Any error of the kernel becomes cudaErrorLaunchFailure, and
-// last_error() says what it was.
-cudaError_t run(dim3 grid, dim3 block, size_t smem, void (*body)(void*), void* state);
+// last_error() says what it was.  `kernel` names it in the record of launches.
+cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t smem, void (*body)(void*),
+                void* state);
+// For that record: the launcher that the next kernels belong to, and the tile that it is asked for.
+void calling(const char* launcher, int tile);
 
 void* dynamic_smem();
 void* static_smem(const void* key, size_t bytes);
 void sync_block(const Site& site);
 
 // The operations that exchange values within a warp.
-enum class WarpOp : uint8_t { kSync, kShuffle, kBallot };
+enum class WarpOp : uint8_t { kSync, kShuffle, kBallot, kMma };
 uint64_t exchange(WarpOp op, unsigned mask, uint64_t value, int source_lane, const Site& site);
 int lane();
+
+// One lane's registers of an mma.sync.m16n8k16; `widen` reads the low half of one.
+struct Mma {
+  float (&d)[4];
+  const uint32_t (&a)[4];
+  const uint32_t (&b)[2];
+  float (*widen)(uint32_t bits);
+};
+void mma(const Mma& operands, const Site& site);
 
 void cp_async(void* dst, const void* src, int bytes, int valid_bytes, const Site& site);
 void cp_async_commit();
@@ -105,7 +118,8 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
   auto body = [&] { kernel(static_cast<P>(args)...); };
   return host_cuda::run(
-      grid, block, smem, [](void* state) { (*static_cast<decltype(body)*>(state))(); }, &body);
+      reinterpret_cast<const void*>(kernel), grid, block, smem,
+      [](void* state) { (*static_cast<decltype(body)*>(state))(); }, &body);
 }
 
 template <int Bytes>
@@ -118,6 +132,18 @@ inline void cp_async_commit() { host_cuda::cp_async_commit(); }
 template <int GroupsLeft>
 void cp_async_wait() {
   host_cuda::cp_async_wait(GroupsLeft);
+}
+
+template <class T>
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                  host_cuda::Site site = host_cuda::Site::current()) {
+  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
+  const auto widen = [](uint32_t bits) {
+    T value;
+    std::memcpy(static_cast<void*>(&value), &bits, sizeof(T));
+    return static_cast<float>(value);
+  };
+  host_cuda::mma({d, a, b, widen}, site);
 }
 
 }  // namespace fastconv::gpu

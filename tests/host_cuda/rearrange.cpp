@@ -10,6 +10,7 @@ using namespace fastconv::rearrange;
 // `axes` holds (size, input stride, output stride) in bytes per axis; `wide` forces 64-bit indices.
 extern "C" int rearrange_copy(const void* in, void* out, int64_t element, int rank,
                               const int64_t* axes, int tile, int wide) {
+  fastconv::host_cuda::calling("copy_cuda", tile);
   Copy copy;
   copy.in = in;
   copy.out = out;

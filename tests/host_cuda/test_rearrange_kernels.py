@@ -3,9 +3,11 @@
 """The CUDA kernels of the rearrangements, executed on the host: every tile, every element size."""
 
 import ctypes
+import random
 import subprocess
 import sys
 
+import coverage
 import host_cuda_harness as hc
 import numpy as np
 import pytest
@@ -42,13 +44,33 @@ def library():
     return hc.build("rearrange", SOURCES)
 
 
-def copy(library, view, tile, wide, order=hc.RANDOM):
+def copy(library, view, tile, wide, order=None):
     """Copies `view` into a dense array of its shape; returns the status and the array."""
+    order = random.choice(hc.ORDERS) if order is None else order
     library.host_cuda_configure(order, int(np.random.default_rng().integers(1 << 30)))
-    out = np.empty(view.shape, view.dtype)
-    out.view(np.uint8)[...] = 0xA5
+    # Without the alignment that vectors need, memory ends at the last element to the byte.
+    align = 16 if tile == REGISTERS else random.choice([view.itemsize, 16])
+    blank = np.empty(view.shape, view.dtype)
+    blank.view(np.uint8)[...] = 0xA5
+    with hc.Arena(library) as arena:
+        source, target = fenced(arena, view, align), fenced(arena, blank, align)
+        return run(library, source, target, tile, wide), target.copy()
+
+
+def fenced(arena, array, align):
+    """A copy with the same strides and the same offset from alignment, between guard pages."""
+    last = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+    offset = array.ctypes.data % 16
+    size = offset + last + array.itemsize
+    raw = np.frombuffer(arena.memory(size, align=align), np.uint8, size)
+    out = np.ndarray(array.shape, array.dtype, raw, offset, array.strides)
+    np.copyto(out, array)
+    return out
+
+
+def run(library, view, out, tile, wide):
     axes = [n for axis in zip(view.shape, view.strides, out.strides, strict=True) for n in axis]
-    status = library.rearrange_copy(
+    return library.rearrange_copy(
         ctypes.c_void_p(view.ctypes.data),
         ctypes.c_void_p(out.ctypes.data),
         ctypes.c_int64(view.itemsize),
@@ -57,10 +79,9 @@ def copy(library, view, tile, wide, order=hc.RANDOM):
         tile,
         wide,
     )
-    return status, out
 
 
-def check(library, view, tile, wide=0, order=hc.RANDOM):
+def check(library, view, tile, wide=0, order=None):
     status, out = copy(library, view, tile, wide, order)
     if tile == REGISTERS and status == hc.CUDA_ERROR_INVALID_VALUE:
         return False
@@ -119,6 +140,56 @@ def test_strides_and_alignment(library, name, element):
     for view in (shifted, padded, stepped, expanded):
         for tile in tiles(library):
             check(library, view.transpose(order), tile)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("interleave", [False, True])
+@pytest.mark.parametrize("element", [1, 2, 4, 8])
+def test_every_pack_of_registers(library, element, interleave, wide):
+    """Each number of pieces and lanes; the last with more packs than a round of a block takes."""
+    for pieces in (2, 4):
+        lanes = 1
+        while element * pieces * lanes <= 16:
+            for count in (3, 3 * 700):
+                rows = randoms((pieces, lanes * count), element)
+                view = rows.T if interleave else np.ascontiguousarray(rows.T).T
+                assert check(library, view, REGISTERS, wide), (pieces, lanes, count)
+            lanes *= 2
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_as_many_axes_as_there_may_be(library, wide):
+    """Nothing behind the last axis is read."""
+    view = randoms((2,) * 12, 1).transpose()
+    for tile in (0, 2, 3):
+        assert check(library, view, tile, wide)
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "kernel", "threads"),
+    [
+        ("transpose", 4, "copy_boxes", 256),
+        ("transpose", 1, "copy_boxes", 512),
+        ("s2d nchw 3x3", 4, "copy_boxes", 256),
+        ("s2d nchw 2x2", 4, "copy_registers", 256),
+        ("d2s nchw 2x2", 4, "copy_registers", 256),
+        ("s2d nhwc dcr 2x2", 4, "copy_runs", 256),
+        ("one element", 4, "copy_runs", 256),
+        ("stepped", 4, "copy_runs", 256),
+    ],
+)
+def test_pick(library, name, element, kernel, threads):
+    """A result does not tell which kernel made it: the record of launches does."""
+    if name == "stepped":  # no axis of the input is contiguous
+        view = randoms((9, 10, 14), element)[:, ::2, ::2].transpose(0, 2, 1)
+    else:
+        sizes, order = CASES[name]
+        view = randoms(sizes, element).transpose(order)
+    for tile, expected in ((-1, (kernel, threads)), (0, ("copy_runs", 256))):
+        before = coverage.launches(library)
+        assert check(library, view, tile)
+        (new,) = set(coverage.launches(library)) - set(before)
+        assert (new.kernel, new.threads) == expected
 
 
 def test_blocks_go_round(library):

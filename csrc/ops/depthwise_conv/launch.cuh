@@ -25,8 +25,8 @@ constexpr int kGatherBlocks = sizeof(T) == 8                          ? 2
                               : kWindow >= 5 && kStep * kWindow >= 10 ? 2
                                                                       : 3;
 
-template <int V, int kWindow>
-constexpr int kGradientBlocks = V == 1         ? 5
+template <class T, int V, int kWindow, int kStep>
+constexpr int kGradientBlocks = V == 1         ? (sizeof(T) == 8 || kStep * kWindow >= 10 ? 4 : 5)
                                 : kWindow >= 5 ? 2
                                                : 3;
 

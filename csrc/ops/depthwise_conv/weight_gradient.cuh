@@ -13,7 +13,7 @@
 namespace fastconv::depthwise_conv {
 
 // Sums `count` values per thread over the slots of the block, into those of slot 0, pairwise.
-// Values are laid out [value][thread].
+// Values are laid out [value][thread].  Only the thread of slot 0 may read its sums afterwards.
 template <class A>
 __device__ __forceinline__ void reduce_slots(A* values, int count, const BlockShape& block,
                                              BlockShape::Seat seat) {
@@ -27,17 +27,17 @@ __device__ __forceinline__ void reduce_slots(A* values, int count, const BlockSh
     }
     n = half;
   }
-  __syncthreads();
 }
 
 template <class T, int V, int kWindow, int kStep, bool kWide>
-__global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>))
+__global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<T, V, kWindow, kStep>))
     weight_gradient_kernel(const WeightGradient<Index<kWide>> g) {
   using I = Index<kWide>;
   using A = Accum<T>;
   constexpr int kOutputs = gradient_outputs(V, kWindow);
   constexpr int kColumns = kWindow == 1 ? kOutputs : (kOutputs - 1) * kStep + kWindow;
   constexpr int kValues = (kWindow + 1) * V;
+  constexpr uint32_t kAllOutputs = (1u << kOutputs) - 1, kAllColumns = (1u << kColumns) - 1;
   FASTCONV_DYNAMIC_SMEM(A, values);  // [kValues][thread]
 
   I rest = blockIdx.x;
@@ -81,34 +81,59 @@ __global__ void __launch_bounds__(kGradientThreads, (kGradientBlocks<V, kWindow>
       const I first_out = g.strips.apart == 1 ? place.unit * kOutputs : place.unit;
       const T* from = dy + place.n * g.out_n + place.a * g.a.out_stride + place.b * g.b.out_stride +
                       first_out * g.s.out_stride;
-      Pack<T, V> d[kOutputs];
-#pragma unroll
-      for (int p = 0; p < kOutputs; ++p, from += dy_column) {
-        d[p] = load_if<T, V>(first_out + p * g.strips.apart < g.s.out, from);
-      }
       const I first = first_out * g.s.stride - g.s.pad + window * g.s.step;
       const T* row = x + place.n * g.in_n + in_a * g.a.in_stride + in_b * g.b.in_stride +
                      first * g.s.in_stride;
-      Pack<T, V> in[kColumns];
+      const I column_step = kWindow == 1 ? in_step : 1;
+      // Bit p of `outputs`: whether output p of the strip exists; bit c of `columns`: whether
+      // column c lies inside the input.
+      uint32_t outputs = 0, columns = 0;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c, row += x_column) {
-        const I at = first + c * (kWindow == 1 ? in_step : 1);
-        in[c] = load_if<T, V>(row_inside && at >= 0 && at < g.s.in, row);
+      for (int p = 0; p < kOutputs; ++p) {
+        if (first_out + p * g.strips.apart < g.s.out) outputs |= 1u << p;
       }
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        A column[kColumns];
+      for (int c = 0; c < kColumns; ++c) {
+        const I at = first + c * column_step;
+        if (row_inside && at >= 0 && at < g.s.in) columns |= 1u << c;
+      }
+
+      // At a border only products of two elements count: a zero in the place of one that is missing
+      // would turn an infinity into NaN.
+      auto accumulate = [&](auto at_border) {
+        constexpr bool kBorder = decltype(at_border)::value;
+        Pack<T, V> d[kOutputs];
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) column[c] = gpu::widen(in[c].v[v]);
+        for (int p = 0; p < kOutputs; ++p, from += dy_column) {
+          d[p] = load_if<T, V>(!kBorder || (outputs >> p & 1) != 0, from);
+        }
+        Pack<T, V> in[kColumns];
 #pragma unroll
-        for (int p = 0; p < kOutputs; ++p) {
-          const A gradient = gpu::widen(d[p].v[v]);
-          if (sums_bias) bias[v] += gradient;
+        for (int c = 0; c < kColumns; ++c, row += x_column) {
+          in[c] = load_if<T, V>(!kBorder || (columns >> c & 1) != 0, row);
+        }
 #pragma unroll
-          for (int t = 0; t < kWindow; ++t) {
-            acc[t][v] += gradient * column[kWindow == 1 ? p : p * kStep + t];
+        for (int v = 0; v < V; ++v) {
+          A column[kColumns];
+#pragma unroll
+          for (int c = 0; c < kColumns; ++c) column[c] = gpu::widen(in[c].v[v]);
+#pragma unroll
+          for (int p = 0; p < kOutputs; ++p) {
+            const A gradient = gpu::widen(d[p].v[v]);
+            if (sums_bias) bias[v] += gradient;
+#pragma unroll
+            for (int t = 0; t < kWindow; ++t) {
+              const int c = kWindow == 1 ? p : p * kStep + t;
+              if (kBorder && ((outputs >> p) & (columns >> c) & 1) == 0) continue;
+              acc[t][v] += gradient * column[c];
+            }
           }
         }
+      };
+      if (outputs == kAllOutputs && columns == kAllColumns) {
+        accumulate(std::false_type{});
+      } else {
+        accumulate(std::true_type{});
       }
     }
   }
