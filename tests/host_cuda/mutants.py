@@ -15,23 +15,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
-_TOKEN = re.compile(
-    r"::|&&|\|\||<<=|>>=|<<|(?<=\s)>>(?=\s)|<=|>=|==|!=|\+=|-=|\*=|/=|%=|\|=|&=|\^=|->|\+\+|--"
-    r"|0[xX][0-9a-fA-F]+\w*|[A-Za-z_]\w*|\d[\w.]*|\S"
-)
+from cuda_source import Token, blank, tokens
+
 _COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": None, "!=": None}
 _ASSIGNMENTS = {"=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^=", "<<=", ">>="}
 _OPEN, _CLOSE = "([{", ")]}"
 _ENDS = {",", ";", "?", ":", "||", "return", *_ASSIGNMENTS}
 # What the compiler knows: such a comparison chooses an instantiation, at no time a bound.
 _CONSTANT = re.compile(r"k[A-Z]\w*|[A-Z]|[A-Z]\w*|sizeof|int|value|decltype|at_border|std|numbers")
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    text: str
-    start: int
-    end: int
 
 
 @dataclasses.dataclass
@@ -56,25 +47,11 @@ class Mutant:
         return f"{self.file}:{self.line}: {self.change}    in: {self.text}"
 
 
-def blank(source: str) -> str:
-    """The source with comments, strings and preprocessor lines blanked, at the same offsets.
-
-    So is what only nvcc compiles.
-    """
-
-    def spaces(match: re.Match[str]) -> str:
-        return re.sub(r"[^\n]", " ", match[0])
-
-    source = re.sub(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", spaces, source, flags=re.DOTALL)
-    source = re.sub(r"^#if defined\(__CUDACC__\)\n.*?^#else\n", spaces, source, flags=re.M | re.S)
-    return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", spaces, source, flags=re.MULTILINE)
-
-
 class _Source:
     def __init__(self, source: str) -> None:
         self.source = source
         self.code = blank(source)
-        self.tokens = [Token(m[0], *m.span()) for m in _TOKEN.finditer(self.code)]
+        self.tokens = tokens(self.code)
         self.sites: dict[tuple[int, int], Site] = {}
         self.constant = self._constant_regions()
 
