@@ -66,9 +66,7 @@ def allowed_includes(path):
         return [*local, "<cstdlib>"] if path.suffix == ".cpp" else local
     if path.suffix in {".cuh", ".cu"} or name.endswith("_cuda.h") or name.startswith("cuda_"):
         return [*PLAIN, *CUDA, "<type_traits>", '"common/gpu.h"', own + '.h"', own + '.cuh"']
-    if name.endswith("-inl.h") or re.fullmatch(
-        r"cpu_(baseline|avx2|avx512|avx512_bf16)\.cpp", name
-    ):
+    if name.endswith("-inl.h") or re.fullmatch(r"cpu_(baseline|avx2|avx512\w*)\.cpp", name):
         common = [*PLAIN, *INTRINSICS, *LEVEL_SWITCH, '"common/*-inl.h"']
         return [*common, own + '.h"']
     return [*PLAIN, own + '.h"']

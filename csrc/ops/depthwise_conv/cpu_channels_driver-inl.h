@@ -1,95 +1,13 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Walks the task grid of a channels-last correlation: packs a block's weights, lists the filter
-// rows that meet each output row, and hands rows to the tiles.
+// Walks the task grid of a channels-last correlation: lists the filter rows that meet each output
+// row, and hands rows to the tiles, or bands to the windows.
 #pragma once
 
-#include "common/transpose-inl.h"
-#include "ops/depthwise_conv/cpu_channels-inl.h"
-#include "ops/depthwise_conv/cpu_window-inl.h"
+#include "ops/depthwise_conv/cpu_channels_scratch-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
-
-// The outputs of one column phase within a task.
-struct ColumnPhase {
-  TapRun run;
-  int64_t first, last;
-};
-
-// Scratch of one thread: packed weights and biases of a channel block; the task's geometry, kept
-// from task to task while it stays the same; and, for fan_in > 1, one output row of sums before
-// the channels are added.
-template <class T>
-struct ChannelScratch {
-  using A = Accum<T>;
-  A* weight;            // [vector][tap][lane]
-  A* bias;              // [vector][lane]
-  RowTap* rows;         // [output row of the task][kd * kh]
-  int64_t* row_counts;  // [output row of the task]
-  ColumnPhase* phases;
-  A* sums;           // [column][channel of x in the block]
-  PlaneTap* planes;  // [kd]
-  bool finite;       // all of the block's weights
-  Correlation::Task geometry{};
-
-  // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
-  static int64_t vectors(const Correlation& p) {
-    const int64_t most = p.channel_block + (p.overlaps() ? Correlation::kMinWindow - 1 : 0);
-    return ceil_div(min_of(most, p.out_channels) * p.fan_in, kLanes<A>);
-  }
-  static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
-
-  int64_t carve(const Correlation& p, char* base) {
-    char* at = base;
-    const auto take = [&at](int64_t size) {
-      char* piece = at;
-      at += round_up(size, 64);
-      return piece;
-    };
-    const int64_t lanes = vectors(p) * kLanes<A>;
-    const int64_t task_rows = p.plane_chunk * p.row_chunk;
-    weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
-    bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
-    rows = reinterpret_cast<RowTap*>(
-        take(task_rows * p.axis[0].kernel * p.axis[1].kernel * sizeof(RowTap)));
-    row_counts = reinterpret_cast<int64_t*>(take(task_rows * sizeof(int64_t)));
-    phases = reinterpret_cast<ColumnPhase*>(take(p.axis[2].phases * sizeof(ColumnPhase)));
-    sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
-    planes = reinterpret_cast<PlaneTap*>(take(p.axis[0].kernel * sizeof(PlaneTap)));
-    return at - base;
-  }
-};
-
-// First channel of vector `v` of a block.
-inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int64_t channels) {
-  return p.overlaps() ? min_of(v * lanes, channels - lanes) : v * lanes;
-}
-
-// Weights and biases of `count` filters from `first` on; missing lanes are zero.  For a window the
-// taps of backward-data are reversed: they then meet the input in its own order.  Returns whether
-// all weights are finite.
-template <class T, class Scratch>
-bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
-  using A = Accum<T>;
-  constexpr int kV = kLanes<A>;
-  const bool reversed = p.window && p.axis[2].backward;
-  Vec<A> zeros{};
-  for (int64_t v = 0; v * kV < count; ++v) {
-    const int64_t start = vector_start(p, v, kV, count);
-    const int lanes = static_cast<int>(min_of(kV, count - start));
-    A* packed = s.weight + v * p.taps * kV;
-    gather_transposed<T>(reversed ? packed + (p.taps - 1) * kV : packed, reversed ? -kV : kV,
-                         static_cast<const T*>(p.weight) + (first + start) * p.taps, p.taps, lanes,
-                         p.taps);
-    for (int64_t tap = 0; tap < p.taps; ++tap) zeros += load(packed + tap * kV) * A{0};
-    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first + start;
-    for (int i = 0; i < kV; ++i) {
-      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i]) : A{0};
-    }
-  }
-  return reduce_add<A>(zeros) == 0;
-}
 
 // The (kd, kh) that meet output (z, y), as offsets into x.
 inline int64_t list_rows(const Correlation& p, int64_t z, int64_t y, RowTap* rows) {
