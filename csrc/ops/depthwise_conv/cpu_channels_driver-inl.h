@@ -171,8 +171,9 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.column_stride = p.x_strides.sp[2];
   t.height = height.in;
   t.width = width.in;
-  t.pad_rows = -height.taps(0).offset;
-  t.pad = -width.taps(0).offset;
+  const bool scatter = width.phases > 1;
+  t.pad_rows = scatter ? height.axis.pad : -height.taps(0).offset;
+  t.pad = scatter ? width.axis.pad : -width.taps(0).offset;
   t.y_row_stride = p.y_strides.sp[1];
   t.y_column_stride = p.y_strides.sp[2];
   t.x0 = task.x0;
@@ -188,11 +189,13 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
       const int64_t tap = run.tap + d * run.tap_step;
       s.planes[t.plane_count++] = {
           (tz * depth.step + run.offset + d * run.offset_step) * p.x_strides.sp[0],
-          (depth.backward ? depth.kernel - 1 - tap : tap) * taps_2d};
+          (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
     }
     t.y = y + task.c0 + z * p.y_strides.sp[0];
     const bool flat = depth.kernel == 1 && t.plane_count == 1;
-    if (width.step == 1) {
+    if (scatter) {
+      scatter_rows_of(b, width.kernel, flat, task.y0, task.y1);
+    } else if (width.step == 1) {
       window_rows_of<1>(b, width.kernel, flat, task.y0, task.y1);
     } else {
       window_rows_of<2>(b, width.kernel, flat, task.y0, task.y1);

@@ -6,6 +6,7 @@
 
 #include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_channels-inl.h"
+#include "ops/depthwise_conv/cpu_scatter-inl.h"
 #include "ops/depthwise_conv/cpu_window-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -72,7 +73,7 @@ template <class T, class Scratch>
 bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  const bool reversed = p.window && p.axis[2].backward;
+  const bool reversed = p.reversed();
   Vec<A> zeros{};
   for (int64_t v = 0; v * kV < count; ++v) {
     const int64_t start = vector_start(p, v, kV, count);

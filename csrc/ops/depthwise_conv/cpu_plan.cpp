@@ -99,13 +99,13 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
-// Small square filters without dilation, whose outputs all read the input with one step.
+// Small square filters without dilation, at stride 1 or 2 along both axes.
 bool has_window(const Correlation& c) {
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
-  return c.fan_in == 1 && c.fan_out == 1 && height.phases == 1 && width.phases == 1 &&
-         height.axis.dilation == 1 && width.axis.dilation == 1 && height.step == width.step &&
-         width.step <= 2 && height.kernel == width.kernel &&
+  return c.fan_in == 1 && c.fan_out == 1 && height.axis.dilation == 1 && width.axis.dilation == 1 &&
+         height.phases == width.phases && height.step == width.step &&
+         width.phases * width.step <= 2 && height.kernel == width.kernel &&
          (width.kernel == 3 || width.kernel == 5);
 }
 
@@ -118,7 +118,8 @@ void cut_for_window(Correlation& c) {
   const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
   int64_t rows = 28;
   while (rows > 7 && images * ceil_div(height.out, rows) < kTasks) rows /= 2;
-  c.row_chunk = even_split(height.out, rows, width.kernel == 3 && height.out % 7 == 0 ? 7 : 4);
+  const int64_t band = width.kernel == 5 ? 4 : width.phases == 2 ? 6 : height.out % 7 == 0 ? 7 : 4;
+  c.row_chunk = even_split(height.out, rows, band);
   const int64_t pieces = max_of(1, images * c.row_chunks());
   const int64_t column = 16 * element_size(c.dtype) * min_of(c.column_chunk, width.out);
   const int64_t fitting = kWindowBytes / max_of(1, column) / kLanes * kLanes;

@@ -244,21 +244,24 @@ struct WindowBlock {
   SlidingWindow<T> window;  // of the first vector
   const Accum<T>* bias;     // [vector][lane]
   int64_t channels, weight_stride;
+
+  // The last vector overlaps the one before, and needs no masks.
+  SlidingWindow<T> vector(int64_t v) const {
+    constexpr int kV = kLanes<Accum<T>>;
+    const int64_t c = min_of(v * kV, channels - kV);
+    SlidingWindow<T> t = window;
+    t.x += c;
+    t.y += c;
+    t.weight += v * weight_stride;
+    t.bias = load(bias + v * kV);
+    return t;
+  }
 };
 
-// The last vector overlaps the one before, and needs no masks.
 template <class S, class T>
 void window_block(const WindowBlock<T>& b, int64_t y) {
   constexpr int kV = kLanes<Accum<T>>;
-  SlidingWindow<T> t = b.window;
-  for (int64_t v = 0; v * kV < b.channels; ++v) {
-    const int64_t c = min_of(v * kV, b.channels - kV);
-    t.x = b.window.x + c;
-    t.y = b.window.y + c;
-    t.weight = b.window.weight + v * b.weight_stride;
-    t.bias = load(b.bias + v * kV);
-    window_band_at<S>(t, y);
-  }
+  for (int64_t v = 0; v * kV < b.channels; ++v) window_band_at<S>(b.vector(v), y);
 }
 
 // Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
