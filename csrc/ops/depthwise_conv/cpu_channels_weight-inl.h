@@ -7,7 +7,9 @@
 // in registers while it walks one output row.
 #pragma once
 
+#include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_channels-inl.h"
+#include "ops/depthwise_conv/cpu_window_weight-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
@@ -241,11 +243,42 @@ int64_t channels_weight_scratch_of(const WeightPlan& p) {
   return vectors * p.columns() * kVectorBytes;
 }
 
+// Adds the unit's dy to the last column of the sums.
+template <class T>
+void bias_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* dy, int64_t c0, int64_t c1,
+               Accum<T>* sums) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  for (int64_t v = 0; v * kV < c1 - c0; ++v) {
+    const int lanes = static_cast<int>(min_of(kV, c1 - c0 - v * kV));
+    A* bias = sums + (v * p.columns() + p.taps()) * kV;
+    Vec<A> even = load(bias), odd{};
+    for (int64_t y = u.y0; y < u.y1; ++y) {
+      const T* row = dy + u.z * p.dy_strides.sp[0] + y * p.dy_strides.sp[1] + c0 + v * kV;
+      int64_t x = u.x0;
+      for (; x + 2 <= u.x1; x += 2) {
+        even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
+        odd = odd + load_n(row + (x + 1) * p.dy_strides.sp[2], lanes);
+      }
+      if (x < u.x1) even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
+    }
+    store(bias, even + odd);
+  }
+}
+
+// Whether gradient_rows() serves a unit, in the vectors that are full.
+inline bool has_gradient_window(const WeightPlan& p) {
+  const auto& [depth, height, width] = p.axis;
+  return kVectorRegisters >= 32 && depth.kernel == 1 && height.kernel == 3 && width.kernel == 3 &&
+         height.dilation == 1 && height.stride == width.stride;
+}
+
 // One unit, dense taps; x and dy point at the image's origin.
 template <class T>
 void dense_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
                        int64_t c0, int64_t c1, Accum<T>* sums) {
-  constexpr int kV = kLanes<Accum<T>>;
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
   const TapRun depth = p.reads[0].taps(0);
   const auto [d_first, d_last] = p.reads[0].valid(depth, u.z);
   WeightStrip<T> s;
@@ -262,6 +295,26 @@ void dense_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* 
   s.offset = -p.axis[2].pad;
   for (int64_t v = 0; v * kV < c1 - c0; ++v) {
     s.lanes = static_cast<int>(min_of(kV, c1 - c0 - v * kV));
+    if (has_gradient_window(p) && s.lanes == kV && d_first < d_last) {
+      const GradientWindow<T> t{
+          x + c0 + v * kV + (u.z * p.axis[0].stride + depth.offset) * p.x_strides.sp[0],
+          dy + c0 + v * kV + u.z * p.dy_strides.sp[0],
+          p.x_strides.sp[1],
+          p.x_strides.sp[2],
+          p.dy_strides.sp[1],
+          p.dy_strides.sp[2],
+          p.axis[1].in,
+          p.axis[2].in,
+          p.axis[1].pad,
+          p.axis[2].pad,
+          u.x0,
+          u.x1};
+      A* filter = sums + v * p.columns() * kV;
+      gradient_rows(t, p.axis[2].stride, u.y0, u.y1, filter, filter + p.taps() * kV);
+      continue;
+    }
+    if (p.db != nullptr)
+      bias_unit(p, u, dy, c0 + v * kV, c0 + v * kV + s.lanes, sums + v * p.columns() * kV);
     for (int64_t d = d_first; d < d_last; ++d) {
       s.dy = dy + u.z * p.dy_strides.sp[0] + c0 + v * kV;
       s.x = x + c0 + v * kV +
@@ -329,38 +382,14 @@ void any_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x,
   }
 }
 
-// Adds the unit's dy to the last column of the sums.
-template <class T>
-void bias_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* dy, int64_t c0, int64_t c1,
-               Accum<T>* sums) {
-  using A = Accum<T>;
-  constexpr int kV = kLanes<A>;
-  for (int64_t v = 0; v * kV < c1 - c0; ++v) {
-    const int lanes = static_cast<int>(min_of(kV, c1 - c0 - v * kV));
-    A* bias = sums + (v * p.columns() + p.taps()) * kV;
-    Vec<A> even = load(bias), odd{};
-    for (int64_t y = u.y0; y < u.y1; ++y) {
-      const T* row = dy + u.z * p.dy_strides.sp[0] + y * p.dy_strides.sp[1] + c0 + v * kV;
-      int64_t x = u.x0;
-      for (; x + 2 <= u.x1; x += 2) {
-        even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
-        odd = odd + load_n(row + (x + 1) * p.dy_strides.sp[2], lanes);
-      }
-      if (x < u.x1) even = even + load_n(row + x * p.dy_strides.sp[2], lanes);
-    }
-    store(bias, even + odd);
-  }
-}
-
 template <class T>
 void channels_weight_unit(const WeightPlan& p, const WeightPlan::Unit& u, const T* x, const T* dy,
                           int64_t c0, int64_t c1, Accum<T>* sums) {
   const bool dense = p.multiplier == 1 && p.axis[2].stride <= 2 &&
                      (p.axis[2].dilation == 1 || p.axis[2].kernel == 1);
-  if (p.dw != nullptr) {
-    dense ? dense_weight_unit(p, u, x, dy, c0, c1, sums)
-          : any_weight_unit(p, u, x, dy, c0, c1, sums);
-  }
+  if (p.dw == nullptr) return bias_unit(p, u, dy, c0, c1, sums);
+  if (dense) return dense_weight_unit(p, u, x, dy, c0, c1, sums);
+  any_weight_unit(p, u, x, dy, c0, c1, sums);
   if (p.db != nullptr) bias_unit(p, u, dy, c0, c1, sums);
 }
 
@@ -370,9 +399,9 @@ void store_weight_sums(const WeightPlan& p, const A* sums, int64_t c0, int64_t c
                        int64_t group) {
   constexpr int kV = kLanes<A>;
   A* part = static_cast<A*>(p.workspace) + (group * p.out_channels() + c0) * p.columns();
-  for (int64_t c = 0; c < channels; ++c) {
-    const A* lane = sums + c / kV * p.columns() * kV + c % kV;
-    for (int64_t i = 0; i < p.columns(); ++i) part[c * p.columns() + i] = lane[i * kV];
+  for (int64_t c = 0; c < channels; c += kV) {
+    scatter_transposed<A>(part + c * p.columns(), p.columns(), sums + c * p.columns(), kV,
+                          static_cast<int>(min_of(kV, channels - c)), p.columns());
   }
 }
 

@@ -206,16 +206,20 @@ WeightPlan make_backward_weight(const BackwardWeight& p) {
   const CorrelationAxis& height = w.reads[1];
   const CorrelationAxis& width = w.reads[2];
   w.column_chunk = even_split(width.out, kColumns, 1);
-  int64_t blocks;
+  int64_t blocks, fewest_rows = 1;
   if (p.channels_last) {
     w.engine = Engine::kChannels;
     const int64_t per_lane = w.columns() * accumulator_size(p.dtype);
     const int64_t by_sums = kSumsBytes / per_lane / kLanes * kLanes;
     w.channel_block = even_split(p.out_channels(), min_of(channel_block(p), by_sums), kLanes);
-    blocks = ceil_div(p.out_channels(), w.channel_block);
     // A strip of one vector of channels stays in L1 while the filter rows go over it.
     const int64_t row = width.in * kLanes * element_size(p.dtype);
     w.row_chunk = max_of(4, kSumsBytes / max_of(1, row));
+    fewest_rows = 7;
+    const int64_t most_units = p.batch * p.axis[0].out * ceil_div(height.out, fewest_rows);
+    const int64_t spread = p.out_channels() * max_of(1, most_units) / kTasks / kLanes * kLanes;
+    w.channel_block = even_split(p.out_channels(), min_of(w.channel_block, spread), kLanes);
+    blocks = ceil_div(p.out_channels(), w.channel_block);
   } else if (const Strip strip = blocked_strip(w.reads, p.channels, 1, 1, p.dtype, false);
              p.multiplier == 1 && strip.rows > 0) {
     w.engine = Engine::kBlocked;
@@ -233,8 +237,8 @@ WeightPlan make_backward_weight(const BackwardWeight& p) {
   // Enough units for the groups, then equal groups of them.
   const int64_t wanted = ceil_div(kTasks, max_of(1, blocks));
   const int64_t rows_wanted = ceil_div(wanted, max_of(1, p.batch * p.axis[0].out));
-  w.row_chunk = min_of(w.row_chunk, max_of(1, ceil_div(height.out, rows_wanted)));
-  w.units_per_group = max_of(1, ceil_div(w.units(), wanted));
+  w.row_chunk = min_of(w.row_chunk, max_of(fewest_rows, ceil_div(height.out, rows_wanted)));
+  w.units_per_group = max_of(1, w.units() / wanted);
   w.groups = max_of(1, ceil_div(w.units(), w.units_per_group));
   return w;
 }

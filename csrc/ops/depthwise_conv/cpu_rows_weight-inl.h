@@ -210,21 +210,25 @@ void rows_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void* sc
   for (int64_t task = begin; task < end; ++task) worker.run(task);
 }
 
-// dw and db from the groups' parts, added in order.
+// Stage two: the groups' sums in order, a run of lanes at a time, whatever channel they belong to.
 template <class T>
 void reduce_weight_of(const WeightPlan& p, int64_t begin, int64_t end) {
   using A = Accum<T>;
-  const A* parts = static_cast<const A*>(p.workspace);
+  constexpr int kV = kLanes<A>;
   const int64_t columns = p.columns(), part = p.out_channels() * columns;
-  for (int64_t c = begin; c < end; ++c) {
-    for (int64_t i = 0; i < columns; ++i) {
-      A sum = 0;
-      for (int64_t g = 0; g < p.groups; ++g) sum += parts[g * part + c * columns + i];
+  const A* parts = static_cast<const A*>(p.workspace);
+  int64_t c = begin, i = 0;
+  for (int64_t at = begin * columns; at < end * columns; at += kV) {
+    const int count = static_cast<int>(min_of(kV, end * columns - at));
+    Vec<A> sum{};
+    for (int64_t g = 0; g < p.groups; ++g) sum = sum + load_n(parts + g * part + at, count);
+    for (int k = 0; k < count; ++k) {
       if (i < p.taps()) {
-        if (p.dw != nullptr) static_cast<T*>(p.dw)[c * p.taps() + i] = from_float<T>(sum);
+        if (p.dw != nullptr) static_cast<T*>(p.dw)[c * p.taps() + i] = from_float<T>(sum[k]);
       } else if (p.db != nullptr) {
-        static_cast<T*>(p.db)[c] = from_float<T>(sum);
+        static_cast<T*>(p.db)[c] = from_float<T>(sum[k]);
       }
+      if (++i == columns) i = 0, ++c;
     }
   }
 }
