@@ -41,6 +41,27 @@ struct SlidingWindow {
   bool prefetch;
 };
 
+// The vectors of a block of channels, one after the other down the same band: neighbouring vectors
+// are neighbours in memory.
+template <class T>
+struct WindowBlock {
+  SlidingWindow<T> window;  // of the first vector
+  const Accum<T>* bias;     // [vector][lane]
+  int64_t channels, weight_stride;
+
+  // The last vector overlaps the one before, and needs no masks.
+  SlidingWindow<T> vector(int64_t v) const {
+    constexpr int kV = kLanes<Accum<T>>;
+    const int64_t c = min_of(v * kV, channels - kV);
+    SlidingWindow<T> t = window;
+    t.x += c;
+    t.y += c;
+    t.weight += v * weight_stride;
+    t.bias = load(bias + v * kV);
+    return t;
+  }
+};
+
 // Shapes of a window at compile time.  A Flat filter has one plane.
 template <int Kernel_, int Step_, bool Flat_, int Rows_>
 struct WindowShape {
@@ -216,82 +237,6 @@ void window_band(const SlidingWindow<T>& t, int64_t y, int64_t row, uint64_t row
       window_group<S, 4, R>(t, s, band, out, g, rows);
       if (++g == end) return;
     }
-  }
-}
-
-template <class S, class T>
-FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
-  const int64_t row = y * S::kStep - t.pad_rows;
-  // Rows [first, last) are inside.
-  const int64_t first = max_of(0, -row), last = min_of(S::kInputRows, t.height - row);
-  const uint64_t rows = last <= first ? 0 : (uint64_t{2} << (last - 1)) - (uint64_t{1} << first);
-  if (S::kRows > 1 && first == 0 && last == S::kInputRows) {
-    window_band<S, S::kRows == 1 ? Rows::kAny : Rows::kInside>(t, y, row, rows);
-  } else if constexpr (S::kRows == 1 || S::kHoldWeights) {
-    window_band<S, Rows::kAny>(t, y, row, rows);
-  } else if (first <= S::kKernel / 2 && last >= S::kInputRows - S::kKernel / 2) {
-    window_band<S, Rows::kEdge>(t, y, row, rows);
-  } else {
-    using Single = WindowShape<S::kKernel, S::kStep, S::kFlat, 1>;
-    for (int i = 0; i < S::kRows; ++i) window_band_at<Single>(t, y + i);
-  }
-}
-
-// The vectors of a block of channels, one after the other down the same band: neighbouring vectors
-// are neighbours in memory.
-template <class T>
-struct WindowBlock {
-  SlidingWindow<T> window;  // of the first vector
-  const Accum<T>* bias;     // [vector][lane]
-  int64_t channels, weight_stride;
-
-  // The last vector overlaps the one before, and needs no masks.
-  SlidingWindow<T> vector(int64_t v) const {
-    constexpr int kV = kLanes<Accum<T>>;
-    const int64_t c = min_of(v * kV, channels - kV);
-    SlidingWindow<T> t = window;
-    t.x += c;
-    t.y += c;
-    t.weight += v * weight_stride;
-    t.bias = load(bias + v * kV);
-    return t;
-  }
-};
-
-template <class S, class T>
-void window_block(const WindowBlock<T>& b, int64_t y) {
-  constexpr int kV = kLanes<Accum<T>>;
-  for (int64_t v = 0; v * kV < b.channels; ++v) window_band_at<S>(b.vector(v), y);
-}
-
-// Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
-// them.  A remainder is covered by a band that overlaps the one before.  Filters with infinities go
-// row by row, which never multiplies them by a zero from outside the image.
-template <int Kernel, int Step, bool Flat, class T>
-void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
-  constexpr int kShort = kVectorRegisters >= 32 ? 4 : 2;
-  constexpr int kTall = kVectorRegisters >= 32 && Kernel == 3 ? 7 : kShort;
-  const int64_t count = b.window.finite ? end - y : 1;
-  if (kTall > kShort && count >= kTall && (count % kTall == 0 || count % kShort != 0)) {
-    for (; end - y >= kTall; y += kTall) window_block<WindowShape<Kernel, Step, Flat, kTall>>(b, y);
-  }
-  if (count >= kShort) {
-    for (; y < end; y += kShort) {
-      window_block<WindowShape<Kernel, Step, Flat, kShort>>(b, min_of(y, end - kShort));
-    }
-  } else {
-    for (; y < end; ++y) window_block<WindowShape<Kernel, Step, Flat, 1>>(b, y);
-  }
-}
-
-template <int Step, class T>
-void window_rows_of(const WindowBlock<T>& b, int64_t kernel, bool flat, int64_t y, int64_t end) {
-  if (kernel == 5) {
-    window_rows<5, Step, false>(b, y, end);
-  } else if (flat) {
-    window_rows<3, Step, true>(b, y, end);
-  } else {
-    window_rows<3, Step, false>(b, y, end);
   }
 }
 

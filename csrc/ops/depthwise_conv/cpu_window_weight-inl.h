@@ -14,8 +14,8 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 template <class T>
 struct GradientWindow {
-  const T* x;   // one plane, first channel of the vector
-  const T* dy;  // alike
+  const T* x;                                  // one plane, first channel of the vector
+  const T* dy;                                 // alike
   int64_t x_row, x_column, dy_row, dy_column;  // strides
   int64_t height, width;                       // of x
   int64_t pad_rows, pad;
@@ -127,8 +127,8 @@ void gradient_band(const GradientWindow<T>& t, int64_t y, Accum<T>* sums, Accum<
 
 // Output rows [y, end), in bands of 4 and 3 rows where these add up.
 template <class T>
-void gradient_rows(const GradientWindow<T>& t, int64_t step, int64_t y, int64_t end,
-                   Accum<T>* sums, Accum<T>* bias) {
+void gradient_rows(const GradientWindow<T>& t, int64_t step, int64_t y, int64_t end, Accum<T>* sums,
+                   Accum<T>* bias) {
   if (step == 2) {
     for (; end - y >= 2; y += 2) gradient_band<GradientShape<2, 2>>(t, y, sums, bias);
     if (y < end) gradient_band<GradientShape<2, 1>>(t, y, sums, bias);

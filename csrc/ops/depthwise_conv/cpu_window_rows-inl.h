@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Cuts the output rows of a channels-last correlation into the bands of cpu_window-inl.h.
+#pragma once
+
+#include "ops/depthwise_conv/cpu_window-inl.h"
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+template <class S, class T>
+FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
+  const int64_t row = y * S::kStep - t.pad_rows;
+  // Rows [first, last) are inside.
+  const int64_t first = max_of(0, -row), last = min_of(S::kInputRows, t.height - row);
+  const uint64_t rows = last <= first ? 0 : (uint64_t{2} << (last - 1)) - (uint64_t{1} << first);
+  if (S::kRows > 1 && first == 0 && last == S::kInputRows) {
+    window_band<S, S::kRows == 1 ? Rows::kAny : Rows::kInside>(t, y, row, rows);
+  } else if constexpr (S::kRows == 1 || S::kHoldWeights) {
+    window_band<S, Rows::kAny>(t, y, row, rows);
+  } else if (first <= S::kKernel / 2 && last >= S::kInputRows - S::kKernel / 2) {
+    window_band<S, Rows::kEdge>(t, y, row, rows);
+  } else {
+    using Single = WindowShape<S::kKernel, S::kStep, S::kFlat, 1>;
+    for (int i = 0; i < S::kRows; ++i) window_band_at<Single>(t, y + i);
+  }
+}
+
+template <class S, class T>
+void window_block(const WindowBlock<T>& b, int64_t y) {
+  constexpr int kV = kLanes<Accum<T>>;
+  for (int64_t v = 0; v * kV < b.channels; ++v) window_band_at<S>(b.vector(v), y);
+}
+
+// Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
+// them; a remainder is covered by a band that overlaps the one before.  With few registers, in
+// bands of 3 and 2 rows.  Filters with infinities go row by row, which never multiplies them by a
+// zero from outside the image.
+template <int Kernel, int Step, bool Flat, class T>
+void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
+  const int64_t count = b.window.finite ? end - y : 1;
+  if constexpr (kVectorRegisters >= 32) {
+    if constexpr (Kernel == 3) {
+      for (const bool sevens = count % 7 == 0 || count % 4 != 0; sevens && end - y >= 7; y += 7) {
+        window_block<WindowShape<Kernel, Step, Flat, 7>>(b, y);
+      }
+    }
+    for (; count >= 4 && y < end; y += 4) {
+      window_block<WindowShape<Kernel, Step, Flat, 4>>(b, min_of(y, end - 4));
+    }
+  } else {
+    while (count >= 2 && end - y >= 2) {
+      if (Kernel == 3 && (end - y == 3 || end - y >= 5)) {
+        window_block<WindowShape<Kernel, Step, Flat, 3>>(b, y);
+        y += 3;
+      } else {
+        window_block<WindowShape<Kernel, Step, Flat, 2>>(b, y);
+        y += 2;
+      }
+    }
+  }
+  for (; y < end; ++y) window_block<WindowShape<Kernel, Step, Flat, 1>>(b, y);
+}
+
+template <int Step, class T>
+void window_rows_of(const WindowBlock<T>& b, int64_t kernel, bool flat, int64_t y, int64_t end) {
+  if (kernel == 5) {
+    window_rows<5, Step, false>(b, y, end);
+  } else if (flat) {
+    window_rows<3, Step, true>(b, y, end);
+  } else {
+    window_rows<3, Step, false>(b, y, end);
+  }
+}
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA
