@@ -92,7 +92,11 @@ def test_nonfinite_values_in_gradients(name, bad):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_subnormal_numbers_are_kept(dtype):
-    """Small integers times the smallest subnormal: exact sums, in which nothing may vanish."""
+    """Small integers times the smallest subnormal: exact sums, in which nothing may vanish.
+
+    But where bfloat16 is rounded by an instruction, which takes subnormal results for zeros.
+    """
+    tiny = torch.finfo(dtype).tiny
     step = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
     for channels, size, kernel, args in PROBLEMS.values():
         nd = len(size)
@@ -107,7 +111,9 @@ def test_subnormal_numbers_are_kept(dtype):
                 what = f"{layout}, {isa}, {nd}d"
                 small = [(data * step).to(dtype).requires_grad_(), w.to(dtype).requires_grad_()]
                 y = CONV[nd - 1](*small, **args)
-                assert torch.equal(y.double() / step, want), what
+                flushed = dtype == torch.bfloat16 and isa == "avx512_bf16"
+                kept = want * (want.abs() * step >= tiny) if flushed else want
+                assert torch.equal(y.double() / step, kept), what
                 got = torch.autograd.grad(y, small, grad.to(dtype))
                 assert torch.equal(got[0].double(), dx), what
                 assert torch.equal(got[1].double() / step, dw), what
