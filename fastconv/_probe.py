@@ -222,7 +222,8 @@ def probe_rearrangement(module: nn.Module, cls: type) -> Recipe | None:
         for function, shapes in families.items():
             orders = [()] if function == "channel_shuffle" else [("crd",), ("dcr",), ("focus",)]
             inputs = [
-                torch.arange(float(torch.Size(s).numel()), device="cpu").view(s) for s in shapes
+                torch.arange(torch.Size(s).numel(), dtype=torch.float64, device="cpu").view(s)
+                for s in shapes
             ]
             outputs = [
                 y for x in inputs for t in (True, False) for y in _outputs(module, cls, t, x)

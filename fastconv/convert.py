@@ -9,7 +9,6 @@ hooks, tied weights, parametrizations, wrappers for distributed training (docs/a
 
 from __future__ import annotations
 
-import copyreg
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastconv import functional
 from fastconv import nn as layers
 from fastconv._probe import Recipe, may_rearrange, probe_conv, probe_rearrangement, tensor_of
 from fastconv._report import ConversionReport, Layer
+from fastconv._swap import (
+    Converted,
+    assign,
+    class_for,
+    description,
+    is_converted,
+    own_class,
+    rebase,
+)
 
 __all__ = ["ConversionReport", "Layer", "convert_", "revert_"]
 
@@ -39,121 +46,6 @@ _COUNTERPARTS: dict[type[nn.Module], str] = {
 _CONVOLUTIONS = tuple(c for c in _COUNTERPARTS if "Conv" in c.__name__)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _METHODS = ("forward", "_conv_forward")  # those in which the work is done
-_MARK = "_fastconv_wrapped"
-
-
-class _Converted(nn.Module):
-    """Mixed into the class that a swapped layer gets; its subclasses are made by _class_for()."""
-
-    _fastconv_original: type[nn.Module]
-    _fastconv_recipe: Recipe
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles by the original class: this one is in no module."""
-        reduced = super().__reduce_ex__(max(protocol, 2))
-        cls = type(self)
-        if reduced[0] is not copyreg.__newobj__ or not _is_converted(cls):  # type: ignore[attr-defined]
-            return reduced  # a way of the original class's own, or a class on top of ours
-        return (_rebuild, (cls._fastconv_original, cls._fastconv_recipe), *reduced[2:])
-
-
-class _Padded(_Converted):
-    """A convolution whose own forward was seen to do nothing but pad, which is its recipe's."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Convolves and pads in one pass."""
-        me: Any = self
-        if len(args) != 1 or kwargs:
-            return me._fastconv_original.forward(self, *args, **kwargs)
-        padding = me._fastconv_recipe[1]
-        nd = len(me.kernel_size)
-        conv: Any = (
-            functional.depthwise_conv1d,
-            functional.depthwise_conv2d,
-            functional.depthwise_conv3d,
-        )[nd - 1]
-        return conv(args[0], me.weight, me.bias, me.stride, padding, me.dilation)
-
-
-class _Rearranged(_Converted):
-    """A module of another library that was seen to do what a function of fastconv does."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Rearranges an image."""
-        me: Any = self
-        if len(args) != 1 or kwargs or args[0].dim() != 4:
-            return me._fastconv_original.forward(self, *args, **kwargs)
-        function, *arguments = me._fastconv_recipe
-        return getattr(functional, function)(args[0], *arguments)
-
-
-def _is_converted(cls: type) -> bool:
-    return "_fastconv_recipe" in vars(cls)
-
-
-def _class_for(original: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
-    """The class of converted instances of `original`; there is one for each recipe."""
-    for known in original.__subclasses__():
-        if vars(known).get("_fastconv_recipe") == recipe:
-            return known
-    layer = getattr(layers, recipe[0], None)
-    name = f"Converted{original.__name__}"
-    bases: tuple[type, ...]
-    if layer is None:
-        bases = (_Rearranged, original)
-    else:
-        bases = (_Converted if len(recipe) == 1 else _Padded, layer, original)
-        if original in _COUNTERPARTS:
-            name = layer.__name__
-    namespace = {
-        "__module__": __name__,
-        "__doc__": original.__doc__,
-        # The layer's constructor may take other arguments than the original's.
-        "__init__": original.__init__,
-        "_fastconv_original": original,
-        "_fastconv_recipe": recipe,
-    }
-    return type(name, bases, namespace)
-
-
-def _rebuild(original: type[nn.Module], recipe: Recipe) -> nn.Module:
-    """What pickle calls; the state comes after."""
-    return object.__new__(_class_for(original, recipe))
-
-
-def _own_class(module: nn.Module) -> type[nn.Module]:
-    """A module's class without those that torch makes for one instance and puts on top."""
-    cls = type(module)
-    while cls.__module__.startswith(("torch.nn.utils.parametrize", "torch.distributed.")):
-        base = cls.__bases__[-1]  # fully_shard() puts a mixin first
-        if not issubclass(base, nn.Module) or base is nn.Module:
-            break
-        cls = base
-    return cls
-
-
-def _rebase(cls: Any, old: type, new: type) -> type:
-    """`cls` with `old`, which it is or derives from, replaced by `new`."""
-    if cls is old:
-        return new
-
-    def names(c: type) -> set[str]:
-        return set(vars(c)) - {_MARK, "__dict__", "__weakref__"}
-
-    wrapped = vars(cls).get(_MARK)
-    if wrapped is not None and new in wrapped.__mro__ and names(wrapped) == names(cls):
-        return wrapped  # type: ignore[no-any-return]
-    bases = tuple(_rebase(b, old, new) if issubclass(b, old) else b for b in cls.__bases__)
-    namespace = {name: vars(cls)[name] for name in names(cls)}
-    namespace[_MARK] = cls
-    return type(cls.__name__.replace(old.__name__, new.__name__), bases, namespace)
-
-
-def _assign(module: nn.Module, cls: type) -> None:
-    object.__setattr__(module, "__class__", cls)  # whatever the module's own __setattr__ does
-
-
-# --- which modules, and why not ---
 
 
 def _walk(
@@ -161,12 +53,12 @@ def _walk(
 ) -> Iterator[tuple[str, nn.Module, str]]:
     """Every module under every one of its names, with the reason to leave it alone if any."""
     if isinstance(module, torch.jit.ScriptModule):
-        yield name, module, "compiled by TorchScript; convert the model before that"
+        yield name, module, "compiled by TorchScript; convert before tracing"
         return
     if type(module).__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
         blocked = "belongs to torch's quantization"
     yield name, module, blocked
-    if "_observed_graph_module_attrs" in getattr(module, "meta", ()):
+    if isinstance(module, torch.fx.GraphModule) and "_observed_graph_module_attrs" in module.meta:
         blocked = "is prepared for quantization"
     for key, child in module._modules.items():
         if child is not None:
@@ -238,7 +130,7 @@ def _recipe(module: nn.Module, cls: type[nn.Module], base: type[nn.Module]) -> R
 
 def _judge(name: str, module: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None) -> Any:
     """None for modules that are none of our business; a class to assign; or a reason."""
-    cls = _own_class(module)
+    cls = own_class(module)
     base = next((b for b in _COUNTERPARTS if issubclass(cls, b)), None)
     if base is None and not (may_rearrange(module) and not cls.__module__.startswith("torch.")):
         return None
@@ -257,27 +149,25 @@ def _judge(name: str, module: nn.Module, filter_fn: Callable[[str, nn.Module], b
     if isinstance(recipe, str):
         return recipe
     try:
-        target = _rebase(type(module), cls, _class_for(cls, recipe))
-        _assign(object.__new__(type(module)), target)  # layouts differ with __slots__
+        target = rebase(type(module), cls, class_for(cls, recipe))
+        assign(object.__new__(type(module)), target)  # layouts differ with __slots__
     except TypeError as error:
         return f"its class cannot be replaced ({error})"
     return target
 
 
-def _description(cls: type) -> str:
-    recipe = next((vars(c)["_fastconv_recipe"] for c in cls.__mro__ if _is_converted(c)), None)
-    if recipe is None:
-        return cls.__name__
-    name, *rest = recipe
-    if not rest:
-        return str(name)
-    return f"{name}(padding={rest[0]!r})" if hasattr(layers, name) else f"{name}{tuple(rest)}"
-
-
 def _is_ours(module: nn.Module) -> bool:
-    names = (*_COUNTERPARTS.values(), "SpaceToDepth", "DepthToSpace")
-    known = tuple(getattr(layers, n) for n in names if hasattr(layers, n))
-    return isinstance(module, (_Converted, *known))
+    names = {*_COUNTERPARTS.values(), "SpaceToDepth", "DepthToSpace"}
+    return any(c is Converted or c in map(vars(layers).get, names) for c in type(module).__mro__)
+
+
+def _concerns_us(module: Any) -> bool:
+    """Whether a module that is blocked would have been considered."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    conv = hasattr(module, "groups") and module.groups == getattr(module, "in_channels", None)
+    shuffle = isinstance(module, (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle))
+    return (conv or shuffle) and not _is_ours(module)
 
 
 def convert_(
@@ -296,7 +186,12 @@ def convert_(
     may itself be the layer.  A converted model can be copied and pickled.  To convert again changes
     nothing; :func:`fastconv.revert_` undoes it.  If this function raises, the model is as it was.
 
-    Convert before TorchScript or quantization, which know classes by name.
+    One thing may be noticed: a one-dimensional convolution of a transposed ``(N, L, C)`` tensor
+    keeps that layout in memory, so ``view()`` of its result may have to be ``reshape()``.
+
+    Leave layers that are to be quantized as they are: torch's quantization looks layers up by
+    class.  ``torch.jit.trace`` and ``torch.fx`` take converted models; ``torch.jit.script`` does
+    not.
 
     Args:
         model: A module, of any shape of input; wrappers such as ``DistributedDataParallel`` and
@@ -337,17 +232,12 @@ def convert_(
             found[id(module)][1].aliases.append(name)
             continue
         layer = Layer(name, type(module).__name__)
-        verdict: Any
-        if isinstance(module, torch.jit.ScriptModule) or (
-            blocked and (_judge_family(module) and not _is_ours(module))
-        ):
-            verdict = blocked
-        elif blocked:
-            verdict = None
+        if blocked:
+            verdict: Any = blocked if _concerns_us(module) else None
         elif _is_ours(module):
             verdict = True
             layer.was = getattr(module, "_fastconv_original", type(module)).__name__
-            layer.became = _description(type(module))
+            layer.became = description(type(module))
         else:
             verdict = _judge(name, module, filter_fn)
         found[id(module)] = (module, layer, verdict)
@@ -355,8 +245,8 @@ def convert_(
     report = ConversionReport([], [], [])
     for module, layer, verdict in found.values():
         if isinstance(verdict, type):
-            _assign(module, verdict)
-            layer.became = _description(verdict)
+            assign(module, verdict)
+            layer.became = description(verdict)
             report.converted.append(layer)
         elif verdict is True:
             report.already.append(layer)
@@ -370,12 +260,6 @@ def convert_(
             f"convert_() found no layer to swap in {type(model).__name__}.{because}", stacklevel=2
         )
     return report
-
-
-def _judge_family(module: Any) -> bool:
-    """Whether a module of a quantized model would have been considered otherwise."""
-    conv = hasattr(module, "groups") and module.groups == getattr(module, "in_channels", None)
-    return conv or isinstance(module, (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle))
 
 
 def revert_(model: nn.Module) -> list[str]:
@@ -407,8 +291,8 @@ def revert_(model: nn.Module) -> list[str]:
         raise TypeError(f"revert_(): argument 'model' must be Module, not {type(model).__name__}")
     names = []
     for name, module in model.named_modules():
-        ours = next((c for c in type(module).__mro__ if _is_converted(c)), None)
+        ours = next((c for c in type(module).__mro__ if is_converted(c)), None)
         if ours is not None:
-            _assign(module, _rebase(type(module), ours, vars(ours)["_fastconv_original"]))
+            assign(module, rebase(type(module), ours, vars(ours)["_fastconv_original"]))
             names.append(name)
     return names
