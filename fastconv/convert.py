@@ -58,8 +58,6 @@ def _walk(
     if type(module).__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
         blocked = "belongs to torch's quantization"
     yield name, module, blocked
-    if isinstance(module, torch.fx.GraphModule) and "_observed_graph_module_attrs" in module.meta:
-        blocked = "is prepared for quantization"
     for key, child in module._modules.items():
         if child is not None:
             yield from _walk(child, f"{name}.{key}" if name else key, blocked)

@@ -104,6 +104,26 @@ def test_transposed_convolutions(dims):
     assert classes(model) == classes(native)
 
 
+def test_layers_are_looked_up_by_name(monkeypatch):
+    """A counterpart counts from the moment that fastconv.nn has it."""
+
+    class Ours(nn.ConvTranspose2d):
+        def forward(self, input, output_size=None):
+            return super().forward(input, output_size) + 1
+
+    class Theirs(nn.ConvTranspose2d):
+        def forward(self, input):
+            return super().forward(input).relu()
+
+    monkeypatch.setattr(fastconv.nn, "DepthwiseConvTranspose2d", Ours, raising=False)
+    model = nn.Sequential(*[kind(4, 4, 3, groups=4) for kind in (nn.ConvTranspose2d, Theirs)])
+    x = torch.randn(1, 4, 5, 5)
+    want = model[0](x) + 1
+    report = fastconv.convert_(model)
+    assert isinstance(model[0], Ours) and torch.equal(model[0](x), want)
+    assert [e.reason for e in report.left] == ["has its own forward()"]
+
+
 SHUFFLES = {"PixelShuffle": 2, "PixelUnshuffle": 2, "ChannelShuffle": 3}
 
 

@@ -123,13 +123,25 @@ class SpaceToDepthInTraining(SpaceToDepth):
         return super().forward(x) if self.training else super().forward(x).flip(0)
 
 
+class SpaceToDepthInEval(SpaceToDepth):
+    def forward(self, x):
+        return super().forward(x).flip(0) if self.training else super().forward(x)
+
+
 class ShuffleAtRandom(nn.Module):
     def forward(self, x):
         return x[:, torch.randperm(x.shape[1])]
 
 
 @pytest.mark.parametrize(
-    "layer", [FocusLoss(), SpaceToDepthAndScale(2), SpaceToDepthInTraining(2), ShuffleAtRandom()]
+    "layer",
+    [
+        FocusLoss(),
+        SpaceToDepthAndScale(2),
+        SpaceToDepthInTraining(2),
+        SpaceToDepthInEval(2),
+        ShuffleAtRandom(),
+    ],
 )
 def test_only_the_name_is_not_enough(layer):
     torch.manual_seed(3)

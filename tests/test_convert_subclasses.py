@@ -199,70 +199,8 @@ def test_forwards_that_use_conv_forward_stay_and_get_ours(kind):
     assert "fastconv::depthwise_conv" in ran and "aten::convolution" not in ran
 
 
-class Scaled(nn.Conv2d):
-    """Does more than pad, and calls the convolution by itself."""
-
-    def forward(self, x):
-        return F.conv2d(
-            x, 2 * self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
-
-
-class OtherMethod(nn.Conv2d):
-    def _conv_forward(self, input, weight, bias):
-        return super()._conv_forward(input, weight.abs(), bias)
-
-
-class OddPad(nn.Conv2d):
-    """Pads by a rule that is neither fixed nor TensorFlow's."""
-
-    def forward(self, x):
-        x = F.pad(x, (0, x.shape[-1] % 3))
-        return F.conv2d(x, self.weight, self.bias, groups=self.groups)
-
-
-class PadsWithOnes(nn.Conv2d):
-    def forward(self, x):
-        x = F.pad(x, (1, 1), value=1.0)
-        return F.conv2d(x, self.weight, self.bias, groups=self.groups)
-
-
-class Asks(nn.Conv2d):
-    def forward(self, x):
-        return super().forward(x) if x.sum() > 0 else x
-
-
-class OtherStride(nn.Conv2d):
-    def forward(self, x):
-        return F.conv2d(x, self.weight, self.bias, stride=2, groups=self.groups)
-
-
 class Slotted(nn.Conv2d):
     __slots__ = ("note",)
-
-
-class Registered(nn.Conv2d):
-    def __init_subclass__(cls, *, key):
-        raise AssertionError("unreachable: the keyword is missing")
-
-
-OWN = [
-    (Scaled, "does more than pad"),
-    (OtherMethod, "does more than pad"),
-    (OddPad, "does more than pad"),
-    (PadsWithOnes, "does more than pad"),
-    (Asks, "could not be followed (RuntimeError)"),
-    (OtherStride, "does more than pad"),
-    (Registered, "class cannot be replaced"),
-]
-
-
-@pytest.mark.parametrize(("kind", "reason"), OWN, ids=lambda v: getattr(v, "__name__", ""))
-def test_forwards_of_their_own_are_left_alone(kind, reason):
-    model = nn.Sequential(kind(6, 6, 3, groups=6))
-    with pytest.warns(UserWarning, match="no layer to swap"):
-        report = fastconv.convert_(model)
-    assert reason in report.left[0].reason and type(model[0]) is kind
 
 
 def test_slots_are_kept():
@@ -294,3 +232,21 @@ def test_other_calls_of_a_fused_layer_reach_the_original():
     assert "padding=((0, 0), (1, 1))" in fastconv.convert_(layer).converted[0].became
     torch.testing.assert_close(layer(image=x), want)
     torch.testing.assert_close(layer(x, scale=2.0), 2 * want)
+
+
+def test_a_forward_that_keeps_something_stays():
+    """It only pads and convolves with zeros, but its counter would stop."""
+    layer = Counting(6, 6, 3, groups=6)
+    assert fastconv.convert_(layer).converted[0].became == "DepthwiseConv2d"
+    layer(torch.randn(1, 6, 5, 5))
+    assert layer.calls == 1 and layer.seen == [(1, 6, 5, 5)]
+
+
+def test_constructors_and_classes_on_top():
+    layer = SameIfNeeded(6, 3, stride=2)
+    fastconv.convert_(layer)
+    assert type(layer)(4, 5).kernel_size == (5, 5)
+    layer.__class__ = type("OnTop", (type(layer),), {"more": 1})
+    assert copy.deepcopy(layer).more == 1
+    assert fastconv.revert_(layer) == [""]
+    assert layer.more == 1 and not isinstance(layer, fastconv.nn.DepthwiseConv2d)
