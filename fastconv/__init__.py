@@ -12,6 +12,7 @@ _config.check_import()
 
 from fastconv import _C, nn  # noqa: E402, F401  (the operators register on import)
 from fastconv._config import __version__, config  # noqa: E402
+from fastconv.convert import convert_, revert_  # noqa: E402
 from fastconv.functional import (  # noqa: E402
     channel_shuffle,
     depth_max_pool,
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "channel_shuffle",
     "config",
+    "convert_",
     "depth_max_pool",
     "depth_to_space",
     "depthwise_conv1d",
@@ -38,5 +40,6 @@ __all__ = [
     "nn",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "revert_",
     "space_to_depth",
 ]

@@ -426,3 +426,19 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     require_tensor("channel_shuffle", "input", input)
     output: Tensor = _channel_shuffle(input, as_int("channel_shuffle", "groups", groups, groups))
     return output
+
+
+# torch.fx keeps the layers of torch.nn whole; without this it would follow ours in here, where its
+# proxies are no tensors.
+for _name in (
+    "channel_shuffle",
+    "depth_max_pool",
+    "depth_to_space",
+    "depthwise_conv1d",
+    "depthwise_conv2d",
+    "depthwise_conv3d",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "space_to_depth",
+):
+    torch.fx.wrap(_name)

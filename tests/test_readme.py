@@ -26,7 +26,7 @@ BLOCKS = [
 ]
 FUNCTIONS = [n for n in fastconv.__all__ if hasattr(fastconv.functional, n)]
 DOCUMENTED = {
-    **{name: getattr(fastconv, name) for name in FUNCTIONS},
+    **{name: getattr(fastconv, name) for name in [*FUNCTIONS, "convert_", "revert_"]},
     **{f"nn.{name}": getattr(fastconv.nn, name) for name in fastconv.nn.__all__},
 }
 

@@ -230,8 +230,11 @@ def test_every_operator_has_every_kernel(name):
     assert torch.Tag.pt2_compliant_tag in op.tags
 
 
+NO_OPERATORS = {"config", "convert_", "revert_"}
+
+
 def test_every_function_has_a_reference_and_a_table():
-    public = {n for n in fastconv.__all__ if callable(getattr(fastconv, n))} - {"config"}
+    public = {n for n in fastconv.__all__ if callable(getattr(fastconv, n))} - NO_OPERATORS
     assert public == {spec.name for spec in OP_SPECS}
     for spec in OP_SPECS:
         ours, theirs = inspect.signature(spec.op), inspect.signature(spec.reference)
