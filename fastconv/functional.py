@@ -22,6 +22,11 @@ from fastconv._arguments import (
     per_dimension,
     require_tensor,
 )
+from fastconv._functional_transpose import (  # noqa: F401
+    depthwise_conv_transpose1d,
+    depthwise_conv_transpose2d,
+    depthwise_conv_transpose3d,
+)
 
 _conv = torch.ops.fastconv.depthwise_conv.default
 _space_to_depth = torch.ops.fastconv.space_to_depth.default

@@ -11,6 +11,7 @@ import torch
 
 from fastconv.testing import LAYOUTS, OP_SPECS, as_tuple, assert_within, each_isa, poison
 from fastconv.testing import conv_sample as conv
+from fastconv.testing import transpose_sample as transposed
 
 CONVS = [spec for spec in OP_SPECS if spec.name.startswith("depthwise_conv")]
 PROBLEMS = [
@@ -31,6 +32,18 @@ TINY = {
     "depthwise_conv3d": [
         conv((3, 2, 3), (2, 2, 3), n=1, c=2, padding=1, stride=(1, 2, 1)),
         conv((2, 3, 2), (1, 3, 2), n=None, c=2, padding="same"),
+    ],
+    "depthwise_conv_transpose1d": [
+        transposed((4,), (3,), c=2, padding=1, stride=2, output_padding=1),
+        transposed((3,), (3,), n=1, c=2, m=2, stride=2, dilation=3, bias=False),
+    ],
+    "depthwise_conv_transpose2d": [
+        transposed((3, 2), (3, 2), n=1, c=2, padding=(1, 0), stride=(2, 1)),
+        transposed((2, 3), (2, 3), n=1, c=1, m=2, stride=(1, 2), dilation=(1, 2), bias=False),
+    ],
+    "depthwise_conv_transpose3d": [
+        transposed((2, 1, 2), (2, 2, 3), n=1, c=2, padding=(0, 0, 1), stride=(1, 2, 1)),
+        transposed((2, 2, 1), (1, 2, 2), n=None, c=2, stride=2),
     ],
 }
 
@@ -82,7 +95,7 @@ def test_gradients_of_random_problems(spec, chunk, device, rng, random_conv):
     dice = random.Random(rng.initial_seed())
     layouts = [name for name in LAYOUTS if name != "expanded"]
     for _ in range(12):
-        problem, dtype = random_conv(dice, int(spec.name[-2])), dice.choice(spec.dtypes)
+        problem, dtype = random_conv(dice, spec), dice.choice(spec.dtypes)
         a, b = dice.choice(layouts), dice.choice(layouts)
         tensors = problem.tensors(dtype, device, rng)
         y = spec.op(*tensors, **problem.kwargs)
@@ -216,7 +229,8 @@ def test_gradients_have_the_same_bits_every_time(spec, device, rng):
 def test_long_sums(spec, device, rng):
     """A weight's gradient sums over all pixels: rounding must not pile up, nor a tail be lost."""
     size = {1: (30011,), 2: (173, 131), 3: (29, 27, 31)}[int(spec.name[-2])]
-    problem = conv(size, (3,) * len(size), n=3, c=3, padding=1)
+    make = transposed if "transpose" in spec.name else conv
+    problem = make(size, (3,) * len(size), n=3, c=3, padding=1)
     for dtype in spec.dtypes:
         tensors = problem.tensors(dtype, device, rng)
         tensors[0] = tensors[0] / 8 + 1  # so that the sums grow instead of cancelling

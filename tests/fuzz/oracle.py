@@ -122,7 +122,7 @@ def check_error(call: Call, error: Exception, found: list[Problem], args: tuple[
 
 def padded_elements(call: Call, args: tuple[Any, ...]) -> int:
     """Elements of a convolution's input with its padding."""
-    if not call.function.startswith("depthwise_conv"):
+    if not call.function.startswith("depthwise_conv") or "transpose" in call.function:
         return 0
     x, kernel, kwargs = args[0], args[1].shape[2:], plain_kwargs(call)
     nd = len(kernel)
