@@ -66,7 +66,7 @@ def _depthwise_conv_transpose(
     x = input if batched else input.unsqueeze(0)
     kernel = weight.shape[2:]
     out = transposed_size(x.shape[2:], kernel, stride, padding, output_padding, dilation)
-    if min(out) <= 0:
+    if min(out) < 0:
         raise RuntimeError("depthwise_conv_transpose: the output is too small")
     steps, pads, dils = (_per_dim(v, dims) for v in (stride, padding, dilation))
 
@@ -74,10 +74,10 @@ def _depthwise_conv_transpose(
     y = x.new_zeros((*x.shape[:2], *out))
     for tap in itertools.product(*map(range, kernel)):
         place: tuple[Any, ...] = (..., *tap)
-        part = x * weight.flatten(0, 1)[place].reshape(-1, *[1] * dims)
+        part = x
         for axis, (t, s, p, d) in enumerate(zip(tap, steps, pads, dils, strict=True)):
             part = _place(_apart(part, axis + 2, s), axis + 2, t * d - p, out[axis])
-        y = y + part
+        y = y + part * weight.flatten(0, 1)[place].reshape(-1, *[1] * dims)
     if bias is not None:
         y = y + bias.reshape(-1, *[1] * dims)
     return y if batched else y.squeeze(0)

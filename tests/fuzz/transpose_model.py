@@ -8,6 +8,7 @@ from typing import Any
 
 from arguments import LIMIT, Problem, per_dim, refused, tensor_of, tensors_agree
 from calls import Call, T
+from torch import Tensor
 
 
 def conv(call: Call) -> list[Problem]:
@@ -31,6 +32,13 @@ def conv(call: Call) -> list[Problem]:
     if found:
         return found
     return _numbers(nd, w, lists) or _sizes(nd, x, w, b, lists)
+
+
+def is_free(call: Call, args: tuple[Any, ...], grad: Tensor) -> bool:
+    """Whether it is the gradient of a weight for infinities that padding may meet: inf * 0."""
+    if "transpose" not in call.function or call.args[1].shape != grad.shape:
+        return False
+    return bool(call.kwargs.get("padding", 0)) and not bool(args[0].isfinite().all())
 
 
 def _numbers(nd: int, w: T, lists: list[Any]) -> list[Problem]:
@@ -72,7 +80,7 @@ def _sizes(nd: int, x: T, w: T, b: T | None, lists: list[Any]) -> list[Problem]:
             found.append(refused("overflow", ours=True))
             break
         out = (n - 1) * s - 2 * p + d * (k - 1) + e + 1
-        if out < 1:
+        if out < 0:
             found.append(refused("too small"))
             break
         elements *= out

@@ -79,7 +79,8 @@ inline Geometry infer_transposed(const at::Tensor& input, const at::Tensor& weig
                     input.sym_sizes());
     check_64_bits(name, a, extra, elements, input);
     a.in = (a.out - 1) * a.stride - 2 * a.begin + a.dilation * (a.kernel - 1) + extra + 1;
-    TORCH_SYM_CHECK(a.in.sym_gt(0), name, ": calculated output size ", a.in,
+    // As torch for its default dtype and for empty batches: a result without elements is one.
+    TORCH_SYM_CHECK(a.in.sym_ge(0), name, ": calculated output size ", a.in,
                     " along spatial dimension ", i, " for input of size ", input.sym_sizes(),
                     " with padding=", padding, ". Output size is too small");
     elements = elements * a.in;

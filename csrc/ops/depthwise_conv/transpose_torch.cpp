@@ -90,12 +90,14 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   if (mask[0]) dx = empty_activation(input, input.sym_sizes(), g.channels_last);
   if (mask[1]) dw = at::empty_symint(weight.sym_sizes(), weight.options());
   if (mask[2]) db = at::empty_symint({g.out_channels}, weight.options());
-  if (!input.is_meta()) {
+  if (!input.is_meta() && grad_output.numel() == 0) {
+    for (const Tensor& t : {dx, dw, db}) {
+      if (t.defined()) t.zero_();
+    }
+  } else if (!input.is_meta()) {
     const Problem p = make_problem(g, input.scalar_type());
     const Tensor dy = in_layout(grad_output, g.channels_last);
-    if (mask[0] && dx.numel() > 0) {
-      run_forward(p, g.nd, dy, as_filters(weight), std::nullopt, dx, tile);
-    }
+    if (mask[0]) run_forward(p, g.nd, dy, as_filters(weight), std::nullopt, dx, tile);
     Problem q = p;  // of a convolution from dy to x, with one filter per channel
     q.wide_in = false;
     q.channels = p.filters();
