@@ -45,14 +45,14 @@ class _DepthwiseTranspose(_ConvTransposeNd):
         super().__init__(  # type: ignore[call-arg]
             in_channels,
             out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride=stride,  # type: ignore[arg-type]
-            padding=padding,  # type: ignore[arg-type]
-            output_padding=output_padding,  # type: ignore[arg-type]
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
             groups=groups,
             bias=bias,
-            dilation=dilation,  # type: ignore[arg-type]
-            padding_mode=padding_mode,  # type: ignore[arg-type]
+            dilation=dilation,
+            padding_mode=padding_mode,
             device=device,
             dtype=dtype,
         )

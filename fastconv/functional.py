@@ -22,10 +22,10 @@ from fastconv._arguments import (
     per_dimension,
     require_tensor,
 )
-from fastconv._functional_transpose import (  # noqa: F401
-    depthwise_conv_transpose1d,
-    depthwise_conv_transpose2d,
-    depthwise_conv_transpose3d,
+from fastconv._functional_transpose import (
+    depthwise_conv_transpose1d as depthwise_conv_transpose1d,
+    depthwise_conv_transpose2d as depthwise_conv_transpose2d,
+    depthwise_conv_transpose3d as depthwise_conv_transpose3d,
 )
 
 _conv = torch.ops.fastconv.depthwise_conv.default
