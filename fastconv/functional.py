@@ -24,7 +24,11 @@ from fastconv._arguments import (
 )
 from fastconv._functional_transpose import (
     depthwise_conv_transpose1d as depthwise_conv_transpose1d,
+)
+from fastconv._functional_transpose import (
     depthwise_conv_transpose2d as depthwise_conv_transpose2d,
+)
+from fastconv._functional_transpose import (
     depthwise_conv_transpose3d as depthwise_conv_transpose3d,
 )
 
