@@ -22,6 +22,15 @@ from fastconv._arguments import (
     per_dimension,
     require_tensor,
 )
+from fastconv._functional_transpose import (
+    depthwise_conv_transpose1d as depthwise_conv_transpose1d,
+)
+from fastconv._functional_transpose import (
+    depthwise_conv_transpose2d as depthwise_conv_transpose2d,
+)
+from fastconv._functional_transpose import (
+    depthwise_conv_transpose3d as depthwise_conv_transpose3d,
+)
 
 _conv = torch.ops.fastconv.depthwise_conv.default
 _space_to_depth = torch.ops.fastconv.space_to_depth.default

@@ -16,6 +16,11 @@ from torch.nn import functional as F
 
 from fastconv import functional
 from fastconv._arguments import Ints, Padding, padding_list, per_dimension
+from fastconv._nn_transpose import (
+    DepthwiseConvTranspose1d,
+    DepthwiseConvTranspose2d,
+    DepthwiseConvTranspose3d,
+)
 
 __all__ = [
     "ChannelShuffle",
@@ -25,6 +30,9 @@ __all__ = [
     "DepthwiseConv1d",
     "DepthwiseConv2d",
     "DepthwiseConv3d",
+    "DepthwiseConvTranspose1d",
+    "DepthwiseConvTranspose2d",
+    "DepthwiseConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "PixelShuffle",
     "PixelUnshuffle",

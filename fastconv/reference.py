@@ -19,6 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastconv._reference_transpose import (
+    depthwise_conv_transpose1d,
+    depthwise_conv_transpose2d,
+    depthwise_conv_transpose3d,
+)
+
 __all__ = [
     "channel_shuffle",
     "conv_padding",
@@ -27,6 +33,9 @@ __all__ = [
     "depthwise_conv1d",
     "depthwise_conv2d",
     "depthwise_conv3d",
+    "depthwise_conv_transpose1d",
+    "depthwise_conv_transpose2d",
+    "depthwise_conv_transpose3d",
     "pixel_shuffle",
     "pixel_unshuffle",
     "space_to_depth",

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastconv
-from fastconv import _samples, reference
+from fastconv import _samples, _samples_transpose, reference
 from fastconv._opspec import OpSpec, as_tuple, exact, rounding_bound
-from fastconv._samples import SMALL_SAMPLES, Sample, conv_sample, sample
+from fastconv._samples import Sample, conv_sample, sample
+from fastconv._samples_transpose import transpose_sample
 
 __all__ = [
     "LAYOUTS",
@@ -43,7 +44,10 @@ __all__ = [
     "poison",
     "rounding_bound",
     "sample",
+    "transpose_sample",
 ]
+
+SMALL_SAMPLES = {**_samples.SMALL_SAMPLES, **_samples_transpose.SMALL_TRANSPOSED}
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 ANY_DTYPES = (
@@ -245,6 +249,20 @@ def _conv_spec(dims: int, samples: tuple[Sample, ...]) -> OpSpec:
     return OpSpec(name, op, oracle, native, samples, FLOAT_DTYPES, FLOAT_DTYPES, _conv_terms)
 
 
+def _transpose_spec(dims: int, samples: tuple[Sample, ...]) -> OpSpec:
+    name = f"depthwise_conv_transpose{dims}d"
+    op, oracle = getattr(fastconv, name), getattr(reference, name)
+    conv: Callable[..., Tensor] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[
+        dims - 1
+    ]
+
+    def native(input: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return conv(input, weight, bias, groups=weight.shape[0], **kwargs)
+
+    terms = _samples_transpose.transpose_terms
+    return OpSpec(name, op, oracle, native, samples, FLOAT_DTYPES, FLOAT_DTYPES, terms)
+
+
 def _move_spec(name: str, native: Callable[..., Tensor], samples: tuple[Sample, ...]) -> OpSpec:
     op, oracle = getattr(fastconv, name), getattr(reference, name)
     grad_dtypes = (*FLOAT_DTYPES, torch.complex64, torch.complex128)
@@ -261,6 +279,9 @@ OP_SPECS: tuple[OpSpec, ...] = (
     _conv_spec(1, _samples.CONV1D),
     _conv_spec(2, _samples.CONV2D),
     _conv_spec(3, _samples.CONV3D),
+    _transpose_spec(1, _samples_transpose.CONV_TRANSPOSE1D),
+    _transpose_spec(2, _samples_transpose.CONV_TRANSPOSE2D),
+    _transpose_spec(3, _samples_transpose.CONV_TRANSPOSE3D),
     OpSpec(
         "depth_max_pool",
         fastconv.depth_max_pool,

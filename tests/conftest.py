@@ -120,7 +120,41 @@ def random_problem(rng, dims):
     )
 
 
+def random_transposed(rng, dims):
+    """Draws a valid transposed convolution; every argument is free."""
+    pick = rng.choice
+    kernel = [pick([1, 2, 3, 3, 4, 5, 7]) for _ in range(dims)]
+    stride = [pick([1, 2, 2, 3, 5]) for _ in range(dims)]
+    dilation = [pick([1, 1, 2, 3]) for _ in range(dims)]
+    extra = [rng.randrange(max(s, d)) for s, d in zip(stride, dilation, strict=True)]
+    size = [rng.randrange(1, 16 if dims < 3 else 6) for _ in range(dims)]
+    # At least one element has to be left.
+    whole = [
+        (n - 1) * s + d * (k - 1) + e
+        for n, s, d, k, e in zip(size, stride, dilation, kernel, extra, strict=True)
+    ]
+    from fastconv.testing import transpose_sample
+
+    return transpose_sample(
+        size,
+        kernel,
+        n=rng.randrange(1, 4),
+        c=rng.randrange(1, 40),
+        m=pick([1, 1, 1, 2, 3]),
+        bias=pick([True, False]),
+        stride=tuple(stride),
+        padding=tuple(rng.randrange(min(w // 2, 5) + 1) for w in whole),
+        output_padding=tuple(extra),
+        dilation=tuple(dilation),
+    )
+
+
 @pytest.fixture
 def random_conv():
-    """Draws a valid convolution: random_conv(random.Random(seed), dims)."""
-    return random_problem
+    """Draws a valid problem of a convolution: random_conv(random.Random(seed), spec)."""
+
+    def draw(rng, spec):
+        problem = random_transposed if "transpose" in spec.name else random_problem
+        return problem(rng, int(spec.name[-2]))
+
+    return draw

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fastconv.testing import LAYOUTS, OP_SPECS, SMALL_SAMPLES, as_tuple, conv_sample, sample
+from fastconv.testing import (
+    LAYOUTS,
+    OP_SPECS,
+    SMALL_SAMPLES,
+    as_tuple,
+    conv_sample,
+    sample,
+    transpose_sample,
+)
 
 # One problem for each operator that is cut into more tasks than there are threads, so that threads
 # take part; `test_problems_are_shared_out` checks that they do.
@@ -21,6 +29,9 @@ WIDE = {
     "depthwise_conv1d": conv_sample((5000,), (5,), c=51, padding=2),
     "depthwise_conv2d": conv_sample((33, 37), (3, 5), c=35, padding=1, stride=(1, 2)),
     "depthwise_conv3d": conv_sample((7, 18, 19), (3, 3, 3), c=18, padding=1),
+    "depthwise_conv_transpose1d": transpose_sample((2500,), (5,), c=51, stride=2),
+    "depthwise_conv_transpose2d": transpose_sample((21, 26), (3, 4), c=35, stride=2, padding=1),
+    "depthwise_conv_transpose3d": transpose_sample((4, 9, 10), (3, 3, 2), c=18, stride=2),
     "depth_max_pool": sample((2, 24, 40, 41), kernel_size=(3, 2, 3), stride=(2, 2, 1)),
     "space_to_depth": sample((2, 20, 66, 98), block_size=2),
     "depth_to_space": sample((2, 80, 33, 49), block_size=2),

@@ -237,6 +237,9 @@ EVERY_LAYER = {
     "DepthwiseConv1d": ((4, 8, 3), {"padding": "causal"}, (2, 4, 9)),
     "DepthwiseConv2d": ((4, 8, 3), {"padding": ((1, 0), (2, 1))}, (2, 4, 9, 6)),
     "DepthwiseConv3d": ((4, 8, 3), {"padding": 1}, (2, 4, 5, 4, 6)),
+    "DepthwiseConvTranspose1d": ((4, 8, 3), {"stride": 2}, (2, 4, 9)),
+    "DepthwiseConvTranspose2d": ((4, 8, 3), {"output_padding": 1, "stride": 2}, (2, 4, 5, 6)),
+    "DepthwiseConvTranspose3d": ((4, 8, 2), {"padding": 1, "bias": False}, (2, 4, 5, 4, 6)),
     "DepthwiseSeparableConv2d": ((4, 6, 3), {}, (2, 4, 9, 6)),
     "DepthMaxPool": ((2,), {}, (2, 4, 9)),
     "DepthPool2d": ((2,), {}, (2, 4, 9, 6)),
@@ -291,7 +294,7 @@ def test_layers_trace_with_fx(name):
     assert torch.equal(pickle.loads(pickle.dumps(traced))(x), layer(x).relu())
 
 
-@pytest.mark.parametrize("name", ["DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d"])
+@pytest.mark.parametrize("name", [name for name in EVERY_LAYER if "DepthwiseConv" in name])
 def test_meta_and_half_layers(name):
     args, kwargs, shape = EVERY_LAYER[name]
     layer = getattr(fastconv.nn, name)(*args, **kwargs, device="meta")

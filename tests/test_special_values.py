@@ -14,12 +14,6 @@ import fastconv
 from fastconv import reference
 from fastconv.testing import each_isa
 
-CONV = (fastconv.depthwise_conv1d, fastconv.depthwise_conv2d, fastconv.depthwise_conv3d)
-REFERENCE = (
-    reference.depthwise_conv1d,
-    reference.depthwise_conv2d,
-    reference.depthwise_conv3d,
-)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Channels, size, kernel, arguments: enough of each to fill vectors and leave a rest.
 PROBLEMS = {
@@ -30,7 +24,18 @@ PROBLEMS = {
     "2d dilated": (4, (12, 40), (3, 3), {"padding": 4, "dilation": (2, 3)}),
     "2d wide": (2, (7, 75), (5, 7), {"padding": (0, 6)}),
     "3d": (17, (4, 6, 9), (3, 2, 3), {"padding": 1, "stride": (1, 2, 1)}),
+    "1d transposed": (21, (18,), (4,), {"padding": 1, "stride": 2}),
+    "2d transposed": (19, (6, 11), (3, 3), {"stride": 2, "output_padding": 1}),
+    "2d transposed, dense": (5, (8, 33), (3, 5), {"padding": 1, "dilation": (1, 2)}),
+    "3d transposed": (17, (3, 4, 5), (2, 3, 2), {"padding": (0, 1, 0), "stride": (1, 2, 3)}),
 }
+
+
+def functions(name):
+    """The operator of a problem, and its reference."""
+    operator = "depthwise_conv_transpose" if "transposed" in name else "depthwise_conv"
+    operator += name[:2]
+    return getattr(fastconv, operator), getattr(reference, operator)
 
 
 def layouts_of(x):
@@ -57,10 +62,11 @@ def test_nonfinite_values_in_gradients(name, bad):
     Only what meets zero padding is free: 0 * inf may be left out or be NaN.
     """
     channels, size, kernel, args = PROBLEMS[name]
+    conv, oracle = functions(name)
     nd = len(size)
     x = torch.randn(2, channels, *size, dtype=torch.float64)
     w = torch.randn(channels, 1, *kernel, dtype=torch.float64)
-    y = REFERENCE[nd - 1](x, w, **args)
+    y = oracle(x, w, **args)
     grad = torch.randn_like(y)
     for where in ("input", "gradient"):
         spoiled, g = x.clone(), grad.clone()
@@ -70,22 +76,29 @@ def test_nonfinite_values_in_gradients(name, bad):
             target[(0, channels // 2, *[corner] * nd)] = bad
         wide = [t.clone().requires_grad_() for t in (spoiled, w)]
         b = torch.zeros(channels, dtype=torch.float64, requires_grad=True)
-        value = REFERENCE[nd - 1](*wide, b, **args)
+        value = oracle(*wide, b, **args)
         want = torch.autograd.grad(value, (*wide, b), g)
         # Without the padding: what dw sums up where nothing is multiplied by it.
-        inside = REFERENCE[nd - 1](torch.ones_like(x), torch.ones_like(w), **args)
+        inside = oracle(torch.ones_like(x), torch.ones_like(w), **args)
         assert inside.max() > inside.min()
+        # Of a transposed convolution the input is what meets padding: results left out.
+        cropped = torch.zeros_like(w).bool()
+        if "transposed" in name:
+            (products,) = torch.autograd.grad(
+                oracle(torch.ones_like(x), wide[1], **args), wide[1], torch.ones_like(g)
+            )
+            cropped = products < products.max()
         for dtype, (layout, data) in itertools.product((torch.float32, torch.bfloat16),
                                                        layouts_of(spoiled)):  # fmt: skip
             leaves = [t.to(dtype).requires_grad_() for t in (data, w, b.detach())]
             for isa in each_isa():
                 what = f"{where}, {dtype}, {layout}, {isa}"
-                out = CONV[nd - 1](*leaves, **args)
+                out = conv(*leaves, **args)
                 got = torch.autograd.grad(out, leaves, g.to(dtype))
                 assert same(out, value, 0.1).all(), what
                 assert same(got[0], want[0], 0.1).all(), f"dx, {what}"
                 assert same(got[2], want[2], 0.3).all(), f"db, {what}"
-                free = want[1].isnan() if where == "gradient" else torch.zeros_like(w).bool()
+                free = want[1].isnan() if where == "gradient" else cropped
                 ok = same(got[1], want[1], 0.3) | free
                 assert ok.all(), f"dw, {what}"
 
@@ -98,19 +111,19 @@ def test_subnormal_numbers_are_kept(dtype):
     """
     tiny = torch.finfo(dtype).tiny
     step = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-    for channels, size, kernel, args in PROBLEMS.values():
-        nd = len(size)
+    for name, (channels, size, kernel, args) in PROBLEMS.items():
+        conv, oracle = functions(name)
         x = torch.randint(-3, 4, (2, channels, *size)).double()
         w = torch.randint(-3, 4, (channels, 1, *kernel)).double()
         wide = [t.clone().requires_grad_() for t in (x, w)]
-        want = REFERENCE[nd - 1](*wide, **args)
+        want = oracle(*wide, **args)
         grad = torch.randint(-1, 2, want.shape).double()
         dx, dw = torch.autograd.grad(want, wide, grad)
         for layout, data in layouts_of(x):
             for isa in each_isa():
-                what = f"{layout}, {isa}, {nd}d"
+                what = f"{layout}, {isa}, {name}"
                 small = [(data * step).to(dtype).requires_grad_(), w.to(dtype).requires_grad_()]
-                y = CONV[nd - 1](*small, **args)
+                y = conv(*small, **args)
                 flushed = dtype == torch.bfloat16 and isa == "avx512_bf16"
                 kept = want * (want.abs() * step >= tiny) if flushed else want
                 assert torch.equal(y.double() / step, kept), what
@@ -127,9 +140,12 @@ def test_overflow_happens_at_the_store_alone(dtype):
     for layout, data in layouts_of(x):
         for isa in each_isa():
             w = torch.tensor([1.0, 1.0, -1.0], dtype=dtype).expand(20, 1, 1, 3)
-            assert torch.equal(CONV[1](data, w), x[..., 2:]), (layout, isa)  # by way of 2 * top
-            assert (CONV[1](data, w.abs()) == math.inf).all(), (layout, isa)
-            assert (CONV[1](data, -w.abs()) == -math.inf).all(), (layout, isa)
+            assert torch.equal(fastconv.depthwise_conv2d(data, w), x[..., 2:]), (
+                layout,
+                isa,
+            )  # by way of 2 * top
+            assert (fastconv.depthwise_conv2d(data, w.abs()) == math.inf).all(), (layout, isa)
+            assert (fastconv.depthwise_conv2d(data, -w.abs()) == -math.inf).all(), (layout, isa)
 
 
 WINDOWS = [(2, 1, 1), (2, 2, 2), (3, 3, 3), (1, 2, 5), (5, 1, 3)]

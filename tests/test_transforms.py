@@ -127,7 +127,8 @@ def test_vmap(spec, device, rng, no_warnings):
 def test_per_sample_gradients(spec, device, rng, no_warnings):
     """vmap(grad), as differential privacy does, through a layer."""
     dims = int(spec.name[-2])
-    layer = getattr(fastconv.nn, f"DepthwiseConv{dims}d")(3, 6, 3, padding=1)
+    kind = "DepthwiseConvTranspose" if "transpose" in spec.name else "DepthwiseConv"
+    layer = getattr(fastconv.nn, f"{kind}{dims}d")(3, 6, 3, padding=1)
     layer = layer.to(device, torch.float64)
     x = torch.randn(4, 3, *[5] * dims, dtype=torch.float64, generator=rng).to(device)
     params = dict(layer.named_parameters())

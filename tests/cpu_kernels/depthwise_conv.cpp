@@ -3,6 +3,7 @@
 
 // Every CPU kernel of depthwise convolution against the sums of depthwise_conv.h, in memory of
 // exactly the right size.
+#include "depthwise_conv_reference.h"
 #include "harness.h"
 #include "ops/depthwise_conv/cpu.h"
 
@@ -39,70 +40,6 @@ std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layo
   return out;
 }
 
-struct Sum {
-  double value = 0, magnitude = 0;
-  void add(double a, double b) {
-    value += a * b;
-    magnitude += std::fabs(a * b);
-  }
-};
-
-// All four results in one pass over (n, c, j, o, k): dense, in the order of the sizes.
-struct Expected {
-  std::vector<Sum> y, dx, dw, db;
-
-  Expected(const Problem& p, const std::vector<double>& x, const std::vector<double>& w,
-           const std::vector<double>* b, const std::vector<double>& dy)
-      : y(dy.size()), dx(x.size()), dw(w.size()), db(p.out_channels()) {
-    const auto [depth, height, width] = p.axis;
-    int64_t at = 0;
-    for (int64_t n = 0; n < p.batch; ++n) {
-      for (int64_t c = 0; c < p.out_channels(); ++c) {
-        const int64_t image = (n * p.channels + c / p.multiplier) * p.in_pixels();
-        for (int64_t z = 0; z < depth.out; ++z) {
-          for (int64_t h = 0; h < height.out; ++h) {
-            for (int64_t v = 0; v < width.out; ++v, ++at) {
-              if (b != nullptr) y[at].add((*b)[c], 1);
-              db[c].add(dy[at], 1);
-              taps(p, c, image, {z, h, v}, [&](int64_t i, int64_t k) {
-                y[at].add(w[k], x[i]);
-                dx[i].add(w[k], dy[at]);
-                dw[k].add(x[i], dy[at]);
-              });
-            }
-          }
-        }
-      }
-    }
-  }
-
- private:
-  // Calls f(input, weight) for the taps of an output that lie in the image.
-  template <class F>
-  static void taps(const Problem& p, int64_t c, int64_t image, const int64_t (&o)[kSpatial],
-                   const F& f) {
-    const auto place = [&](int axis, int64_t k) {
-      const Axis& a = p.axis[axis];
-      const int64_t i = o[axis] * a.stride + k * a.dilation - a.pad;
-      return i < a.in ? i : -1;
-    };
-    for (int64_t kd = 0; kd < p.axis[0].kernel; ++kd) {
-      const int64_t z = place(0, kd);
-      if (z < 0) continue;
-      for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh) {
-        const int64_t h = place(1, kh);
-        if (h < 0) continue;
-        for (int64_t kw = 0; kw < p.axis[2].kernel; ++kw) {
-          const int64_t v = place(2, kw);
-          if (v < 0) continue;
-          f(image + (z * p.axis[1].in + h) * p.axis[2].in + v,
-            ((c * p.axis[0].kernel + kd) * p.axis[1].kernel + kh) * p.axis[2].kernel + kw);
-        }
-      }
-    }
-  }
-};
-
 void compare(Dtype dtype, const Buffer& got, const Layout& layout, const std::vector<Sum>& want,
              int64_t terms, const char* what) {
   size_t i = 0;
@@ -126,7 +63,8 @@ struct Room {
     Random random(seed);
     const std::vector<int> order =
         c.channels_last ? std::vector<int>{0, 2, 3, 4, 1} : std::vector<int>{0, 1, 2, 3, 4};
-    const std::vector<int64_t> in = {c.batch, c.channels, c.axis[0].in, c.axis[1].in, c.axis[2].in};
+    const std::vector<int64_t> in = {c.batch, c.in_channels(), c.axis[0].in, c.axis[1].in,
+                                     c.axis[2].in};
     const std::vector<int64_t> out = {c.batch, c.out_channels(), c.axis[0].out, c.axis[1].out,
                                       c.axis[2].out};
     const int fixed = c.channels_last ? 1 : 0;
@@ -140,8 +78,8 @@ struct Room {
     };
     const Layout x_layout = input_layout(in), dy_layout = input_layout(out);
     const Layout y_layout = output_layout(out), dx_layout = output_layout(in);
-    const Layout w_layout = harness::dense({c.out_channels(), c.taps()}, {0, 1});
-    const Layout b_layout = harness::dense({c.out_channels()}, {0});
+    const Layout w_layout = harness::dense({c.filters(), c.taps()}, {0, 1});
+    const Layout b_layout = harness::dense({c.filters()}, {0});
     const Buffer& x = harness::numbers(run, dtype, x_layout, seed + 1);
     const Buffer& w = harness::numbers(run, dtype, w_layout, seed + 2);
     const Buffer& b = harness::numbers(run, dtype, b_layout, seed + 3);
@@ -156,28 +94,56 @@ struct Room {
     forward.x = x.data();
     forward.x_strides = strides_of(x_layout);
     forward.weight = w.data();
-    forward.bias = c.bias ? b.data() : nullptr;
+    forward.bias = c.bias && !c.wide_in ? b.data() : nullptr;
     forward.y = y.data();
     forward.y_strides = strides_of(y_layout);
-    correlate(make_forward(forward), "forward", run, check, totals);
+    correlate(make_forward(forward), c.wide_in ? "transposed data" : "forward", run, check, totals);
 
     BackwardData backward;
     static_cast<Problem&>(backward) = c;
     backward.dy = dy.data();
     backward.dy_strides = strides_of(dy_layout);
     backward.weight = w.data();
+    backward.bias = c.bias && c.wide_in ? b.data() : nullptr;
     backward.dx = dx.data();
     backward.dx_strides = strides_of(dx_layout);
-    correlate(make_backward_data(backward), "data", run, check, totals);
+    correlate(make_backward_data(backward), c.wide_in ? "transposed" : "data", run, check, totals);
 
+    if (c.wide_in) {
+      run.done();
+    } else {
+      backward_weight(c, run, check, totals, {x, x_layout, dy, dy_layout, dw, db});
+    }
+    if (!check) return;
+    totals.add(kDtypes[static_cast<int>(dtype)]);
+
+    const std::vector<double> bias = values(dtype, b, b_layout);
+    const Expected expected(c, values(dtype, x, x_layout), values(dtype, w, w_layout),
+                            c.bias ? &bias : nullptr, values(dtype, dy, dy_layout));
+    const int64_t pixels = c.batch * c.out_pixels();
+    compare(dtype, y, y_layout, expected.y, c.taps() * c.multiplier + 1, "y");
+    compare(dtype, dx, dx_layout, expected.dx, c.taps() * c.multiplier + 1, "dx");
+    if (c.dw) compare(dtype, *dw, w_layout, expected.dw, pixels, "dw");
+    if (c.db) compare(dtype, *db, b_layout, expected.db, pixels, "db");
+  }
+
+  struct WeightBuffers {
+    const Buffer& x;
+    const Layout& x_layout;
+    const Buffer& dy;
+    const Layout& dy_layout;
+    Buffer *dw, *db;
+  };
+  static void backward_weight(const Case& c, Run& run, bool check, Totals& totals,
+                              const WeightBuffers& buffers) {
     BackwardWeight weight;
     static_cast<Problem&>(weight) = c;
-    weight.x = x.data();
-    weight.x_strides = strides_of(x_layout);
-    weight.dy = dy.data();
-    weight.dy_strides = strides_of(dy_layout);
-    weight.dw = c.dw ? dw->data() : nullptr;
-    weight.db = c.db ? db->data() : nullptr;
+    weight.x = buffers.x.data();
+    weight.x_strides = strides_of(buffers.x_layout);
+    weight.dy = buffers.dy.data();
+    weight.dy_strides = strides_of(buffers.dy_layout);
+    weight.dw = c.dw ? buffers.dw->data() : nullptr;
+    weight.db = c.db ? buffers.db->data() : nullptr;
     weight.workspace = nullptr;
     WeightPlan plan = make_backward_weight(weight);
     plan.workspace = run.workspace(plan.workspace_bytes()).data();
@@ -186,18 +152,7 @@ struct Room {
     run.in_pieces(plan.out_channels(), 0,
                   [&](int64_t begin, int64_t end, void*) { kReduce.get()(plan, begin, end); });
     run.done();
-    if (!check) return;
-    totals.add(std::string("weight:") + kEngines[static_cast<int>(plan.engine)]);
-    totals.add(kDtypes[static_cast<int>(dtype)]);
-
-    const std::vector<double> bias = values(dtype, b, b_layout);
-    const Expected expected(c, values(dtype, x, x_layout), values(dtype, w, w_layout),
-                            c.bias ? &bias : nullptr, values(dtype, dy, dy_layout));
-    const int64_t pixels = c.batch * c.out_pixels();
-    compare(dtype, y, y_layout, expected.y, c.taps() + 1, "y");
-    compare(dtype, dx, dx_layout, expected.dx, c.taps() * c.multiplier, "dx");
-    if (c.dw) compare(dtype, *dw, w_layout, expected.dw, pixels, "dw");
-    if (c.db) compare(dtype, *db, b_layout, expected.db, pixels, "db");
+    if (check) totals.add(std::string("weight:") + kEngines[static_cast<int>(plan.engine)]);
   }
 
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
@@ -239,8 +194,9 @@ struct Room {
                        random.in(0, pad), random.in(0, pad));
     }
     c.bias = random.one_in(2);
-    c.dw = !random.one_in(6);
-    c.db = !c.dw || random.one_in(2);
+    c.wide_in = random.one_in(4);
+    c.dw = !c.wide_in && !random.one_in(6);
+    c.db = !c.wide_in && (!c.dw || random.one_in(2));
     c.views = random.one_in(2);
     return c;
   }
@@ -252,11 +208,12 @@ struct Room {
     const auto add = [&](Dtype dtype, int64_t channels, int64_t multiplier, const Axis& height,
                          const Axis& width) {
       for (const bool channels_last : {false, true}) {
-        cases.push_back({{dtype, channels_last, 1, channels, multiplier, {one, height, width}},
-                         true,
-                         true,
-                         true,
-                         false});
+        cases.push_back(
+            {{dtype, channels_last, false, 1, channels, multiplier, {one, height, width}},
+             true,
+             true,
+             true,
+             false});
       }
     };
     // Planes too wide for the blocked engine; several chunks of columns; rows of 16-bit types.
@@ -268,6 +225,15 @@ struct Room {
     add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));
     add(Dtype::kFloat32, 17, 1, axis(40, 3, 16, 1, 0, 0), axis(600, 3, 16, 1, 0, 0));
     add(Dtype::kFloat16, 17, 3, axis(3, 3, 1, 40, 40, 40), axis(5, 3, 2, 17, 20, 20));
+    // Transposed: rows, because planes are too wide; filters smaller than the stride.
+    for (const int64_t multiplier : {1, 3}) {
+      add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));
+      add(Dtype::kBFloat16, 21, multiplier, axis(8, 2, 3, 1, 0, 0), axis(25, 1, 4, 2, 0, 0));
+      for (size_t i = cases.size() - 4; i < cases.size(); ++i) {
+        cases[i].wide_in = true;
+        cases[i].dw = cases[i].db = false;
+      }
+    }
     return cases;
   }
 
@@ -275,6 +241,7 @@ struct Room {
     std::string s = kDtypes[static_cast<int>(c.dtype)];
     s += c.channels_last ? " channels_last" : " contiguous";
     s += c.views ? " views" : "";
+    s += c.wide_in ? " transposed" : "";
     s += " n" + std::to_string(c.batch) + " c" + std::to_string(c.channels) + " m" +
          std::to_string(c.multiplier);
     for (const Axis& a : c.axis) {

@@ -8,6 +8,11 @@ import dataclasses
 import operator
 from typing import Any
 
+from calls import NOT_STRIDED, T
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+LIMIT = 2**31
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -61,3 +66,26 @@ def per_dim(value: Any, length: int, problems: list[Problem], name: str) -> list
         problems.append(refused(name))
         return None
     return values
+
+
+def tensor_of(spec: Any, name: str, problems: list[Problem]) -> T | None:
+    if not isinstance(spec, T):
+        problems.append(wrong_type(f"'{name}'"))
+        return None
+    if spec.layout in NOT_STRIDED:
+        # Dispatched by torch to a backend that has no such kernel.
+        problems.append(Problem((RuntimeError, NotImplementedError, ValueError), "", ours=True))
+        return None
+    return spec
+
+
+def tensors_agree(x: T | None, w: T | None, b: T | None, found: list[Problem]) -> None:
+    """What the tensors of a convolution must have in common."""
+    tensors = [t for t in (x, w, b) if t is not None]
+    if len({t.device for t in tensors}) > 1:
+        found.append(refused("same device", ours=True))
+    elif len({t.dtype for t in tensors}) > 1:
+        # Some of torch's kernels take a bias of another dtype.
+        found.append(refused("", ours=x is not None and w is not None and x.dtype == w.dtype))
+    if any(t.dtype not in FLOATS for t in tensors):
+        found.append(refused("", ours=True))

@@ -133,8 +133,17 @@ def _check_conv_values(call: Call, layer: Any, nd: int, y: Tensor) -> None:
     conv = (reference.depthwise_conv1d, reference.depthwise_conv2d, reference.depthwise_conv3d)
     mode, dtype = k.get("padding_mode", "zeros"), x.dtype
     leaves = [t.detach().double().requires_grad_() for t in (x, *layer.parameters())]
+    transposed = "Transpose" in call.function
 
     def run_reference(tensors: list[Tensor]) -> Tensor:
+        if transposed:
+            function = getattr(reference, f"depthwise_conv_transpose{nd}d")
+            extra = layer._output_padding(
+                x, *(call.args[1:] or [None]), layer.stride, layer.padding, layer.kernel_size, nd,
+                layer.dilation,
+            )  # fmt: skip
+            bias = tensors[2] if k["bias"] else None
+            return function(*tensors[:2], bias, layer.stride, layer.padding, extra, layer.dilation)
         padded = _pad(tensors[0], _pads(call, x, nd), mode)
         rest = (k.get("stride", 1), 0, k.get("dilation", 1))
         return conv[nd - 1](padded, *tensors[1:], *([] if k["bias"] else [None]), *rest)

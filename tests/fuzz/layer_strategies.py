@@ -9,8 +9,10 @@ from typing import Any
 
 import hypothesis.strategies as st
 import torch
+import transpose_strategies
 from calls import Call, T
-from strategies import FUNCTIONS, dense_layout, environment, pick, spelled
+from drawing import dense_layout, environment, pick, spelled
+from strategies import FUNCTIONS
 
 # For an argument of a convolution's constructor.
 JUNK = (0, -1, 1.5, None, "full", "same", (1, 1), (1, 1, 1), (1,), ((0, 1),))
@@ -106,5 +108,6 @@ def separable(draw: Any) -> Call:
 
 LAYERS = {
     "nn.convolutions": st.integers(1, 3).flatmap(conv),
+    "nn.transposed": st.integers(1, 3).flatmap(transpose_strategies.layer),
     "nn.others": st.one_of(thin(), depth_pool(), separable()),
 }

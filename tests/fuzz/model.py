@@ -11,23 +11,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from arguments import Problem, as_int, ints, per_dim, refused, wrong_type
-from calls import NOT_STRIDED, Call, T
+import transpose_model
+from arguments import (
+    FLOATS,
+    LIMIT,
+    Problem,
+    as_int,
+    ints,
+    per_dim,
+    refused,
+    tensor_of,
+    tensors_agree,
+    wrong_type,
+)
+from calls import Call, T
 
-FLOATS = ("float32", "float64", "float16", "bfloat16")
 ACTIVATIONS = (None, "relu", "relu6", "hardswish", "silu", "gelu")
-LIMIT = 2**31
-
-
-def _tensor(spec: Any, name: str, problems: list[Problem]) -> T | None:
-    if not isinstance(spec, T):
-        problems.append(wrong_type(f"'{name}'"))
-        return None
-    if spec.layout in NOT_STRIDED:
-        # Dispatched by torch to a backend that has no such kernel.
-        problems.append(Problem((RuntimeError, NotImplementedError, ValueError), "", ours=True))
-        return None
-    return spec
 
 
 def _pairs(call: Call, nd: int, found: list[Problem]) -> Any:
@@ -54,23 +53,16 @@ def _pairs(call: Call, nd: int, found: list[Problem]) -> Any:
 def conv(call: Call) -> list[Problem]:
     found: list[Problem] = []
     nd = int(call.function[-2])
-    x = _tensor(call.args[0], "input", found)
-    w = _tensor(call.args[1], "weight", found)
-    b = None if call.args[2] is None else _tensor(call.args[2], "bias", found)
+    x = tensor_of(call.args[0], "input", found)
+    w = tensor_of(call.args[1], "weight", found)
+    b = None if call.args[2] is None else tensor_of(call.args[2], "bias", found)
     activation = call.kwargs.get("activation")
     if not isinstance(activation, (str, type(None))) or activation not in ACTIVATIONS:
         found.append(Problem((ValueError, TypeError), "", ours=True))
     stride = per_dim(call.kwargs.get("stride", 1), nd, found, "stride")
     dilation = per_dim(call.kwargs.get("dilation", 1), nd, found, "dilation")
     padding = _pairs(call, nd, found)
-    tensors = [t for t in (x, w, b) if t is not None]
-    if len({t.device for t in tensors}) > 1:
-        found.append(refused("same device", ours=True))
-    elif len({t.dtype for t in tensors}) > 1:
-        # Some of torch's kernels take a bias of another dtype.
-        found.append(refused("", ours=x is not None and w is not None and x.dtype == w.dtype))
-    if any(t.dtype not in FLOATS for t in tensors):
-        found.append(refused("", ours=True))
+    tensors_agree(x, w, b, found)
     if x is None or w is None or None in (stride, dilation, padding):
         return found
     if len(x.shape) not in (nd + 1, nd + 2):
@@ -157,7 +149,7 @@ def pool_windows(call: Call, problems: list[Problem]) -> dict[str, list[int]] | 
 
 def pool(call: Call) -> list[Problem]:
     found: list[Problem] = []
-    x = _tensor(call.x, "input", found)
+    x = tensor_of(call.x, "input", found)
     if type(call.kwargs.get("ceil_mode", False)) is not bool:
         found.append(wrong_type("ceil_mode"))
     if x is None:
@@ -201,7 +193,7 @@ def blocks(call: Call) -> list[Problem]:
     pixel = call.function.startswith("pixel")
     to_depth = call.function in ("space_to_depth", "pixel_unshuffle")
     name = next(iter(call.kwargs))
-    x = _tensor(call.x, "input", found)
+    x = tensor_of(call.x, "input", found)
     order = call.kwargs.get("order", "dcr")
     if not isinstance(order, str):
         found.append(wrong_type("order"))
@@ -237,7 +229,7 @@ def blocks(call: Call) -> list[Problem]:
 
 def channel_shuffle(call: Call) -> list[Problem]:
     found: list[Problem] = []
-    x = _tensor(call.x, "input", found)
+    x = tensor_of(call.x, "input", found)
     groups = as_int(call.kwargs["groups"])
     if groups is None:
         found.append(wrong_type("'groups'"))
@@ -254,6 +246,8 @@ def channel_shuffle(call: Call) -> list[Problem]:
 
 def problems(call: Call) -> list[Problem]:
     """What is wrong with a call."""
+    if call.function.startswith("depthwise_conv_transpose"):
+        return transpose_model.conv(call)
     if call.function.startswith("depthwise_conv"):
         return conv(call)
     return {"depth_max_pool": pool, "channel_shuffle": channel_shuffle}.get(call.function, blocks)(

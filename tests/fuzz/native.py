@@ -17,6 +17,11 @@ def native_of(call: Call) -> Any:
     numbers = [v for a in kwargs.values() for v in (a if isinstance(a, (tuple, list)) else [a])]
     if any(as_int(v) is not None and abs(as_int(v) or 0) > 10**4 for v in numbers):
         return None  # torch may try to allocate it
+    if call.function.startswith("depthwise_conv_transpose"):
+        native = getattr(f, call.function.removeprefix("depthwise_"))
+        nd, shape = int(call.function[-2]), call.x.shape if isinstance(call.x, T) else ()
+        groups = shape[-nd - 1] if len(shape) > nd else 1
+        return lambda *args: native(*args, **kwargs, groups=groups)
     if call.function.startswith("depthwise_conv"):
         nd, padding = int(call.function[-2]), kwargs.get("padding", 0)
         nested = isinstance(padding, (tuple, list)) and any(isinstance(p, tuple) for p in padding)

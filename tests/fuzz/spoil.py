@@ -101,6 +101,10 @@ ARGUMENTS = {
     "pixel_shuffle": ("upscale_factor",),
     "pixel_unshuffle": ("downscale_factor",),
     "channel_shuffle": ("groups",),
+    **dict.fromkeys(
+        [f"depthwise_conv_transpose{nd}d" for nd in (1, 2, 3)],
+        ("stride", "padding", "output_padding", "dilation"),
+    ),
 }
 
 

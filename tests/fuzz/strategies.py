@@ -11,64 +11,19 @@ import math
 from typing import Any
 
 import hypothesis.strategies as st
-from calls import ALIASED, Call, T
+import transpose_strategies
+from calls import Call, T
+from drawing import (
+    FLOATS,
+    OTHERS,
+    STEPS,
+    environment,
+    layout_of,
+    pick,
+    shrink_to,
+    spelled,
+)
 from spoil import spoil
-
-import fastconv
-
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-OTHERS = (
-    *("int64", "int32", "int16", "int8", "uint8", "bool", "uint16", "uint32", "uint64"),
-    *("complex64", "complex128", "complex32", "float8_e4m3fn", "float8_e5m2"),
-)
-LAYOUTS = (
-    *("contiguous", "channels_last", "sliced", "steps", "channel_slice", "transposed", "offset"),
-    *ALIASED,
-)
-STEPS = 400_000  # multiply-adds, or elements moved: what keeps a call to milliseconds
-
-pick = st.sampled_from
-
-
-def layout_of(rank: int) -> Any:
-    return st.one_of(
-        pick(LAYOUTS), st.integers(0, math.factorial(rank) - 1).map(lambda k: f"permuted:{k}")
-    )
-
-
-def dense_layout(rank: int) -> Any:
-    return layout_of(rank).filter(lambda name: name not in ALIASED)
-
-
-@st.composite
-def environment(draw: Any) -> dict[str, Any]:
-    """What is no argument and must not matter."""
-    return {
-        "isa": draw(pick(fastconv._C.isa_levels())),
-        "threads": draw(pick((1, 2, 3))),
-        "grad_layout": draw(pick(("contiguous", "channels_last", "transposed", "scalar"))),
-        "seed": draw(st.integers(0, 2**16)),
-    }
-
-
-@st.composite
-def spelled(draw: Any, values: list[int], default: int | None = None) -> Any:
-    """One of the ways to write a list of ints, or nothing where it is the default."""
-    same = len(set(values)) == 1
-    if same and values[0] == default and draw(st.booleans()):
-        return None
-    ways = [tuple(values), list(values)]
-    if same:
-        ways = [values[0], (values[0],), *ways]
-    return draw(pick(ways))
-
-
-def _shrink_to(budget: int, cost: Any, sizes: list[int]) -> list[int]:
-    """Halves the largest of `sizes` until the cost is within the budget."""
-    while cost(sizes) > budget and max(sizes) > 1:
-        i = sizes.index(max(sizes))
-        sizes[i] = -(-sizes[i] // 2)
-    return sizes
 
 
 @st.composite
@@ -117,7 +72,7 @@ def conv(draw: Any, nd: int) -> Call:
         outs = math.prod(p // s + 1 for p, s in zip(padded, stride))  # noqa: B905
         return math.prod(few) * multiplier * (outs * math.prod(kernel) + math.prod(padded))
 
-    few = _shrink_to(STEPS, cost, [batch or 1, channels])
+    few = shrink_to(STEPS, cost, [batch or 1, channels])
     batch, channels = (few[0] if batch else batch), few[1]
     while cost(few) > STEPS:  # then space
         i = max(range(nd), key=lambda d: size[d] - least[d])
@@ -186,7 +141,7 @@ def pool(draw: Any) -> Call:
     def cost(few: list[int]) -> int:
         return math.prod(few) * math.prod(size) * math.prod(kernel)
 
-    few = _shrink_to(4 * STEPS, cost, [batch or 1])
+    few = shrink_to(4 * STEPS, cost, [batch or 1])
     shape = (*([] if batch is None else [few[0] if batch else 0]), *size)
     values = draw(pick(("normal", "integers", "special", "minus_inf", "tiny")))
     dtype = draw(pick(FLOATS))
@@ -223,7 +178,7 @@ def blocks(draw: Any, name: str) -> Call:
     def cost(few: list[int]) -> int:
         return math.prod(batch) * math.prod(few) * math.prod(block)
 
-    channels, *space = _shrink_to(STEPS // 4, cost, [channels, *space])
+    channels, *space = shrink_to(STEPS // 4, cost, [channels, *space])
     if to_depth:
         space = [n * b for n, b in zip(space, block, strict=True)]
     else:
@@ -243,7 +198,7 @@ def channel_shuffle(draw: Any) -> Call:
     per_group = draw(st.one_of(st.integers(0, 4), st.integers(0, 30)))
     sizes = st.one_of(st.integers(0, 5), st.integers(0, 30))
     space = [draw(sizes) for _ in range(draw(pick((2, 1, 3, 4))))]
-    space = _shrink_to(STEPS // 4, lambda few: 3 * groups * per_group * math.prod(few), space)
+    space = shrink_to(STEPS // 4, lambda few: 3 * groups * per_group * math.prod(few), space)
     x = draw(moved((draw(pick((2, 1, 3, 0))), groups * per_group, *space)))
     return Call("channel_shuffle", (x,), {"groups": groups}, **draw(environment()))
 
@@ -258,6 +213,9 @@ FUNCTIONS = {
     "depthwise_conv1d": maybe_spoiled(conv(1)),
     "depthwise_conv2d": maybe_spoiled(conv(2)),
     "depthwise_conv3d": maybe_spoiled(conv(3)),
+    "depthwise_conv_transpose1d": maybe_spoiled(transpose_strategies.conv(1)),
+    "depthwise_conv_transpose2d": maybe_spoiled(transpose_strategies.conv(2)),
+    "depthwise_conv_transpose3d": maybe_spoiled(transpose_strategies.conv(3)),
     "depth_max_pool": maybe_spoiled(pool()),
     "space_to_depth": maybe_spoiled(blocks("space_to_depth")),
     "depth_to_space": maybe_spoiled(blocks("depth_to_space")),

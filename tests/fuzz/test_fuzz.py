@@ -19,7 +19,7 @@ SECONDS = float(os.environ.get("FASTCONV_FUZZ_SECONDS", 40))
 # Which share of the time each gets: more where there are more kernels.
 SHARES = dict.fromkeys([*strategies.FUNCTIONS, *layer_strategies.LAYERS], 1.0)
 SHARES |= {"depthwise_conv1d": 3, "depthwise_conv2d": 4, "depthwise_conv3d": 3}
-SHARES |= {"depth_max_pool": 3, "nn.convolutions": 1.5}
+SHARES |= {"depthwise_conv_transpose2d": 2, "depth_max_pool": 3, "nn.convolutions": 1.5}
 
 
 @pytest.mark.parametrize("target", SHARES)
@@ -35,7 +35,7 @@ def test_everything_public_is_drawn():
     no_operators = {"config", "convert_", "revert_"}  # those of models; tests/test_convert*.py
     functions = {n for n in fastconv.__all__ if callable(getattr(fastconv, n))} - no_operators
     assert functions == set(strategies.FUNCTIONS)
-    convolutions = {f"DepthwiseConv{n}d" for n in (1, 2, 3)}
+    convolutions = {f"DepthwiseConv{kind}{n}d" for kind in ("", "Transpose") for n in (1, 2, 3)}
     others = {"DepthPool2d", "DepthwiseSeparableConv2d", *layer_strategies.THIN}
     assert set(fastconv.nn.__all__) == convolutions | others
     source = inspect.getsource(layer_strategies)

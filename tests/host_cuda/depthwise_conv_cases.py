@@ -32,6 +32,7 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         ("dtype", ctypes.c_uint8),
         ("channels_last", ctypes.c_bool),
+        ("wide_in", ctypes.c_bool),
         ("batch", _i64),
         ("channels", _i64),
         ("multiplier", _i64),
@@ -55,6 +56,7 @@ class BackwardData(_Problem):
         ("dy", _pointer),
         ("dy_strides", _Strides),
         ("weight", _pointer),
+        ("bias", _pointer),
         ("dx", _pointer),
         ("dx_strides", _Strides),
     ]
@@ -88,6 +90,7 @@ class Case:
     channels_last: bool = False
     dtype: torch.dtype = torch.float32
     offset: int = 0  # elements between the buffers' aligned start and the tensors
+    transposed: bool = False  # the filters of a channel, and the bias, are on x's side
     view: str = "dense"  # or 'sliced': the inputs are cut out of larger tensors; 'expanded'
 
     @property
@@ -100,8 +103,7 @@ class Case:
         )
 
 
-def _zeros_around(case, x):
-    """x, padded and cropped: negative pads crop."""
+def _zeros_around(case, x):  # negative pads crop
     return F.pad(x, [p for pair in reversed(case.pad) for p in pair])
 
 
@@ -112,11 +114,12 @@ class Run:
         self.library, self.case = library, case
         self.random = torch.Generator().manual_seed(seed)
         self.arena = hc.Arena(library)
-        out_channels = case.channels * case.multiplier
-        self.x = self.input((case.batch, case.channels, *case.size))
+        wide, narrow = case.channels * case.multiplier, case.channels
+        in_channels, out_channels = (wide, narrow) if case.transposed else (narrow, wide)
+        self.x = self.input((case.batch, in_channels, *case.size))
         self.dy = self.input((case.batch, out_channels, *case.out))
-        self.weight = self.dense(torch.randn(out_channels, *case.kernel, generator=self.random))
-        self.bias = self.dense(torch.randn(out_channels, generator=self.random))
+        self.weight = self.dense(torch.randn(wide, *case.kernel, generator=self.random))
+        self.bias = self.dense(torch.randn(wide, generator=self.random))
 
     # ---- tensors ----
 
@@ -166,7 +169,7 @@ class Run:
         case = self.case
         params.dtype, params.channels_last = DTYPES[case.dtype], case.channels_last
         params.batch, params.channels = case.batch, case.channels
-        params.multiplier = case.multiplier
+        params.multiplier, params.wide_in = case.multiplier, case.transposed
         for axis, *values in zip(
             params.axis, case.size, case.out, case.kernel, case.stride, case.dilation, strict=True
         ):
@@ -182,13 +185,14 @@ class Run:
 
     def params(self, which):
         """The pass's parameters and its output tensors."""
-        bias = self.bias if self.case.bias else None
+        biases = [self.bias if self.case.bias else None, None]  # of y, and of dx
+        bias, other = reversed(biases) if self.case.transposed else biases
         if which == "forward":
             y = self.empty(self.dy.shape)
             return self.fill(Forward(), x=self.x, weight=self.weight, bias=bias, y=y), [y]
         if which == "backward_data":
-            dx = self.empty(self.x.shape)
-            return self.fill(BackwardData(), dy=self.dy, weight=self.weight, dx=dx), [dx]
+            dx, tensors = self.empty(self.x.shape), {"dy": self.dy, "weight": self.weight}
+            return self.fill(BackwardData(), **tensors, bias=other, dx=dx), [dx]
         dw = self.dense(torch.full_like(self.weight, math.nan))
         db = self.dense(torch.full_like(self.bias, math.nan)) if self.case.bias else None
         params = self.fill(BackwardWeight(), x=self.x, dy=self.dy, dw=dw, db=db)
@@ -230,6 +234,9 @@ class Run:
                 zeros["backward_weight"].append(bias)
             return [(torch.zeros_like(t), torch.zeros_like(t)) for t in zeros[which]]
 
+        def transposed(x, weight):  # a filter per channel of x; those of a channel of y are added
+            return forward(x, weight, None).unflatten(1, (case.channels, case.multiplier)).sum(2)
+
         def forward(x, weight, bias):
             return F.conv3d(
                 _zeros_around(case, x),
@@ -238,12 +245,14 @@ class Run:
                 case.stride,
                 0,
                 case.dilation,
-                groups=case.channels,
+                groups=x.shape[1],
             )
 
+        if case.transposed:
+            return self._reference_transposed(which, transposed, x, dy, weight, bias)
         if which == "forward":
-            absolute = None if bias is None else bias.abs()
-            return [(forward(x, weight, bias), forward(x.abs(), weight.abs(), absolute))]
+            positive = None if bias is None else bias.abs()
+            return [(forward(x, weight, bias), forward(x.abs(), weight.abs(), positive))]
         results = []
         for map_ in (lambda t: t, torch.abs):
             xs, ws = map_(x).requires_grad_(), map_(weight).requires_grad_()
@@ -253,6 +262,16 @@ class Run:
             results.append([dx] if which == "backward_data" else [dw[:, 0], db])
         results = list(zip(*results, strict=True))
         return results if case.bias or which == "backward_data" else results[:1]
+
+    def _reference_transposed(self, which, forward, x, dy, weight, bias):
+        if which == "forward":
+            return [(forward(x, weight), forward(x.abs(), weight.abs()))]
+        results = []
+        for map_ in (lambda t: t, torch.abs):
+            xs = map_(x).requires_grad_()
+            (dx,) = torch.autograd.grad(forward(xs, map_(weight)), xs, map_(dy))
+            results.append(dx if bias is None else dx + map_(bias).view(-1, 1, 1, 1))
+        return [tuple(results)]
 
     def check(self, which, tile, order=hc.FORWARD, seed=1):
         outputs = self.run(which, tile, order, seed)

@@ -138,6 +138,24 @@ def test_cases(library, name, channels_last):
         assert check_all(library, case, random.getrandbits(20))
 
 
+# Every CASE whose strides, dilations, pads or multipliers are a matter of their own.
+TRANSPOSED = [
+    n for n in CASES if any(w in n for w in ("stride", "3x3", "multiplier", "1-D", "all"))
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed(library, name, channels_last):
+    """The gradient of the input with a bias, and several filters per channel on its side."""
+    number = list(CASES).index(name)
+    for multiplier in {CASES[name].multiplier, 1 + number % 3}:
+        dtype = list(DTYPES)[(number + channels_last + multiplier) % 4]
+        more = {"channels_last": channels_last, "dtype": dtype, "multiplier": multiplier}
+        case = dataclasses.replace(CASES[name], transposed=True, **more)
+        assert check_all(library, case, random.getrandbits(20), PASSES[:2])
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -258,6 +276,7 @@ def main():
     for i, case in enumerate(CASES.values()):
         more = {**variants[i % len(variants)], "channels_last": i % 3 > 0, "dtype": dtypes[i % 4]}
         check_all(library, dataclasses.replace(case, **more), i)
+        check_all(library, dataclasses.replace(case, transposed=True, **more), i, PASSES[:2])
     print("sanitized: ok")
 
 

@@ -79,8 +79,9 @@ struct CorrelationAxis {
   static constexpr int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 };
 
-// x -> y, where y has `fan_out` channels per channel of x (forward) or x has `fan_in` channels per
-// channel of y (backward-data).  One of the two is 1.
+// x -> y, where y has `fan_out` channels per channel of x (forward, and what is transposed) or x
+// has `fan_in` channels per channel of y (backward-data, and the gradient of what is transposed).
+// One of the two is 1.
 struct Correlation {
   static constexpr int64_t kMinWindow = 16;  // channels: a vector of any level and dtype
 

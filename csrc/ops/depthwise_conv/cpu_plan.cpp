@@ -132,13 +132,13 @@ Correlation make_correlation(const Problem& p, bool backward) {
   Correlation c;
   c.dtype = p.dtype;
   c.batch = p.batch;
-  c.in_channels = backward ? p.out_channels() : p.channels;
-  c.out_channels = backward ? p.channels : p.out_channels();
-  c.fan_out = backward ? 1 : p.multiplier;
-  c.fan_in = backward ? p.multiplier : 1;
+  c.in_channels = backward ? p.out_channels() : p.in_channels();
+  c.out_channels = backward ? p.in_channels() : p.out_channels();
+  c.fan_out = backward == p.wide_in ? p.multiplier : 1;
+  c.fan_in = backward == p.wide_in ? 1 : p.multiplier;
   c.taps = p.taps();
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
-  const int64_t elements = p.in_pixels() * p.channels + p.out_pixels() * p.out_channels();
+  const int64_t elements = p.in_pixels() * p.in_channels() + p.out_pixels() * p.out_channels();
   c.prefetch = p.batch * elements * element_size(p.dtype) > kPrefetchBytes;
   c.plane_chunk = 1;
   c.window = false;
@@ -193,7 +193,7 @@ Correlation make_backward_data(const BackwardData& p) {
   c.x = p.dy;
   c.x_strides = p.dy_strides;
   c.weight = p.weight;
-  c.bias = nullptr;
+  c.bias = p.bias;
   c.y = p.dx;
   c.y_strides = p.dx_strides;
   return c;

@@ -112,10 +112,10 @@ void plan_gather(const View& v, const Tile& tile, GatherPlan& plan, Gather<I>& g
   g.phases_a = divider<I>(g.a.phases);
   g.phases_b = divider<I>(g.b.phases);
   g.phases_s = divider<I>(g.s.phases);
-  const int64_t channels = backward ? p.channels : p.out_channels();
+  const int64_t channels = backward ? p.in_channels() : p.out_channels();
   g.channels = static_cast<I>(channels);
-  g.in_mul = static_cast<I>(backward ? p.multiplier : 1);
-  g.in_div = static_cast<I>(backward ? 1 : p.multiplier);
+  g.in_mul = static_cast<I>(fans_in(v) ? p.multiplier : 1);
+  g.in_div = static_cast<I>(fans_in(v) ? 1 : p.multiplier);
   g.taps = static_cast<I>(p.taps());
   g.in_n = backward ? v.small_strides.n : v.big_strides.n;
   g.in_c = backward ? v.small_strides.c : v.big_strides.c;
@@ -224,7 +224,7 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
                    int tile, cudaStream_t stream) {
   const Problem& p = v.problem;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
-  if (p.batch == 0 || p.out_channels() == 0 || pixels == 0) return cudaSuccess;
+  if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
   if (tile < 0) tile = pick_tile(v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   GatherPlan plan{};
@@ -252,7 +252,7 @@ cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream) {
 }
 
 cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t stream) {
-  return gather(view_of(p), p.dy, p.weight, nullptr, p.dx, tile, stream);
+  return gather(view_of(p), p.dy, p.weight, p.bias, p.dx, tile, stream);
 }
 
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {

@@ -9,7 +9,13 @@
 // outside its bounds, and `pad` may be negative (a crop).  Only the pad before the first element
 // matters here: the one after the last shows in `out`.
 //
-// Weights are dense (C*m, kd, kh, kw), biases dense (C*m).  Activations are addressed by strides:
+// A transposed convolution is the gradient of the input with a bias, of a convolution with the m
+// filters of a channel on the other side: `wide_in`.  Then x has the C*m channels and y has C:
+//
+//   y[n, c, o] = sum_{j, k} w[c*m + j, k] * x[n, c*m + j, o*stride + k*dilation - pad]
+//
+// Weights are dense (C*m, kd, kh, kw), biases dense, one for each channel of the result.
+// Activations are addressed by strides:
 // - channels_last: every activation has a channel stride of 1; other strides are free;
 // - otherwise: inputs have any strides; outputs are dense (N, C, D, H, W).
 // Arithmetic is fp32 (fp64 for fp64), rounded once at the store.  Sums are taken in an order that
@@ -29,10 +35,13 @@ struct Axis {
 struct Problem {
   Dtype dtype;
   bool channels_last;
-  int64_t batch, channels, multiplier;  // `channels` of x; y has channels * multiplier
+  bool wide_in;  // x, not y, has channels * multiplier; not for the gradient of the weight
+  int64_t batch, channels, multiplier;
   Axis axis[kSpatial];
 
-  constexpr int64_t out_channels() const { return channels * multiplier; }
+  constexpr int64_t filters() const { return channels * multiplier; }
+  constexpr int64_t in_channels() const { return wide_in ? filters() : channels; }
+  constexpr int64_t out_channels() const { return wide_in ? channels : filters(); }
   constexpr int64_t taps() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
   constexpr int64_t in_pixels() const { return axis[0].in * axis[1].in * axis[2].in; }
   constexpr int64_t out_pixels() const { return axis[0].out * axis[1].out * axis[2].out; }
@@ -49,10 +58,13 @@ struct Forward : Problem {
 
 // dx[n, c, i] = sum over (j, k, o) with o*stride + k*dilation - pad == i of
 //               w[c*m + j, k] * dy[n, c*m + j, o]
+// and with wide_in, plus bias[c*m + j],
+// dx[n, c*m + j, i] = sum over (k, o) of the same w[c*m + j, k] * dy[n, c, o].
 struct BackwardData : Problem {
   const void* dy;
   Strides5 dy_strides;
   const void* weight;
+  const void* bias;  // may be null
   void* dx;
   Strides5 dx_strides;
 };

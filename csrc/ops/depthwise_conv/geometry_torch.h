@@ -14,22 +14,30 @@
 
 namespace fastconv::depthwise_conv {
 
-// A call whose arguments are sound.  `input` is batched: (N, C, *spatial).
+// A call whose arguments are sound.  `input` is batched: (N, C, *spatial).  Of a transposed
+// convolution it is the convolution whose gradient that is: `in` are then the result's sizes.
 struct Geometry {
   int64_t nd;
   bool channels_last;
+  bool wide_in = false;  // transposed
   c10::SymInt batch, channels, out_channels;
   struct SymAxis {
     c10::SymInt in, out, kernel, stride, dilation, begin, end;  // begin, end: padding
   };
   SymAxis axis[kSpatial];  // the first nd
 
+  // Of the result.
   c10::SymDimVector out_sizes() const {
     c10::SymDimVector sizes{batch, out_channels};
-    for (int64_t i = 0; i < nd; ++i) sizes.push_back(axis[i].out);
+    for (int64_t i = 0; i < nd; ++i) sizes.push_back(wide_in ? axis[i].in : axis[i].out);
     return sizes;
   }
 };
+
+// Unbatched input (C, *spatial) is a batch of one.
+inline bool is_unbatched(const at::Tensor& input, c10::SymIntArrayRef stride) {
+  return input.dim() == static_cast<int64_t>(stride.size()) + 1;
+}
 
 // Whether torch would compute in channels-last.  Three-dimensional tensors have no memory format
 // of their own: an input whose channels are innermost, (N, L, C) in memory, keeps that layout.
@@ -75,6 +83,72 @@ inline void check_tensors(const char* name, const at::Tensor& input, const at::T
   if (bias && bias->defined()) same(*bias, "bias");
 }
 
+inline void check_per_dimension(const char* name, const char* argument, c10::SymIntArrayRef list,
+                                int64_t nd) {
+  TORCH_CHECK(static_cast<int64_t>(list.size()) == nd, name, ": expected ", argument,
+              " to be a single integer or a list of ", nd, " values, but got ", argument, "=",
+              list);
+}
+
+// `weight_size` says what the weight's should be.
+inline void check_ranks(const char* name, const at::Tensor& input, const at::Tensor& weight,
+                        const char* weight_size, int64_t nd) {
+  TORCH_CHECK(input.dim() == nd + 2, "Expected ", nd + 1, "D (unbatched) or ", nd + 2,
+              "D (batched) input to ", name, ", but got input of size: ", input.sym_sizes());
+  TORCH_CHECK(weight.dim() == nd + 2, name, ": expected weight of ", nd + 2, " dimensions, ",
+              weight_size, ", but got weight of size ", weight.sym_sizes());
+  TORCH_SYM_CHECK(input.sym_size(1).sym_gt(0), name,
+                  ": expected input with at least one channel, got ", input.sym_sizes());
+}
+
+inline void check_bias(const char* name, const std::optional<at::Tensor>& bias,
+                       const c10::SymInt& channels) {
+  if (!bias || !bias->defined()) return;
+  TORCH_CHECK(bias->dim() == 1, name, ": expected bias to be 1-dimensional with ", channels,
+              " elements, but got bias of size ", bias->sym_sizes());
+  TORCH_SYM_CHECK(bias->sym_size(0).sym_eq(channels), name,
+                  ": expected bias to be 1-dimensional with ", channels,
+                  " elements, but got bias of size ", bias->sym_sizes());
+}
+
+// What an axis demands of its numbers, transposed or not.
+inline void check_axis(const char* name, const Geometry::SymAxis& a, const at::Tensor& weight,
+                       c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
+                       c10::SymIntArrayRef dilation) {
+  // Far above any real size, and products of a few of these still fit 64 bits.
+  const c10::SymInt limit = int64_t{1} << 31;
+  TORCH_SYM_CHECK(a.kernel.sym_gt(0), name,
+                  ": expected a kernel of positive size, but got weight of size ",
+                  weight.sym_sizes());
+  TORCH_SYM_CHECK(a.stride.sym_gt(0), name,
+                  ": non-positive stride is not supported, got stride=", stride);
+  TORCH_SYM_CHECK(a.dilation.sym_gt(0), name,
+                  ": dilation should be greater than zero, got dilation=", dilation);
+  TORCH_SYM_CHECK(a.begin.sym_ge(0).sym_and(a.end.sym_ge(0)), name,
+                  ": negative padding is not supported, got padding=", padding);
+  TORCH_SYM_CHECK(a.stride.sym_lt(limit)
+                      .sym_and(a.dilation.sym_lt(limit))
+                      .sym_and(a.begin.sym_lt(limit))
+                      .sym_and(a.end.sym_lt(limit)),
+                  name, ": stride, padding and dilation must be below 2^31, got stride=", stride,
+                  ", padding=", padding, ", dilation=", dilation);
+}
+
+inline void check_grad_output(const char* name, const at::Tensor& grad_output,
+                              const at::Tensor& input, c10::SymIntArrayRef sizes) {
+  TORCH_CHECK(
+      grad_output.scalar_type() == input.scalar_type() && grad_output.device() == input.device(),
+      name, ": expected grad_output of dtype ", input.scalar_type(), " on ", input.device(),
+      ", but got ", grad_output.scalar_type(), " on ", grad_output.device());
+  TORCH_CHECK(grad_output.sym_sizes().size() == sizes.size(), name,
+              ": expected grad_output of size ", sizes, ", but got ", grad_output.sym_sizes());
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    TORCH_SYM_CHECK(grad_output.sym_size(d).sym_eq(sizes[d]), name,
+                    ": expected grad_output of size ", sizes, ", but got ",
+                    grad_output.sym_sizes());
+  }
+}
+
 // `padding` has a (begin, end) pair per dimension, or one number for both.
 inline Geometry infer(const at::Tensor& input, const at::Tensor& weight,
                       const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
@@ -85,21 +159,11 @@ inline Geometry infer(const at::Tensor& input, const at::Tensor& weight,
   TORCH_CHECK(nd >= 1 && nd <= kSpatial, "depthwise_conv: expected stride of 1 to 3 elements, got ",
               stride);
   const char* name = kNames[nd - 1];
-  const auto per_dim = [&](c10::SymIntArrayRef list, const char* argument) {
-    TORCH_CHECK(static_cast<int64_t>(list.size()) == nd, name, ": expected ", argument,
-                " to be a single integer or a list of ", nd, " values, but got ", argument, "=",
-                list);
-  };
-  per_dim(dilation, "dilation");
+  check_per_dimension(name, "dilation", dilation, nd);
   const bool pairs = static_cast<int64_t>(padding.size()) == 2 * nd;
-  if (!pairs) per_dim(padding, "padding");
+  if (!pairs) check_per_dimension(name, "padding", padding, nd);
   check_tensors(name, input, weight, bias);
-
-  TORCH_CHECK(input.dim() == nd + 2, "Expected ", nd + 1, "D (unbatched) or ", nd + 2,
-              "D (batched) input to ", name, ", but got input of size: ", input.sym_sizes());
-  TORCH_CHECK(weight.dim() == nd + 2, name, ": expected weight of ", nd + 2,
-              " dimensions, (C * multiplier, 1, *kernel_size), but got weight of size ",
-              weight.sym_sizes());
+  check_ranks(name, input, weight, "(C * multiplier, 1, *kernel_size)", nd);
   Geometry g;
   g.nd = nd;
   g.batch = input.sym_size(0);
@@ -108,21 +172,11 @@ inline Geometry infer(const at::Tensor& input, const at::Tensor& weight,
   TORCH_SYM_CHECK(weight.sym_size(1).sym_eq(1), name,
                   ": expected weight of size (C * multiplier, 1, *kernel_size), but got ",
                   weight.sym_sizes());
-  TORCH_SYM_CHECK(g.channels.sym_gt(0), name, ": expected input with at least one channel, got ",
-                  input.sym_sizes());
   TORCH_SYM_CHECK(g.out_channels.sym_gt(0).sym_and((g.out_channels % g.channels).sym_eq(0)), name,
                   ": expected weight.size(0) to be a positive multiple of the input's ", g.channels,
                   " channels, but got weight of size ", weight.sym_sizes(), " and input of size ",
                   input.sym_sizes());
-  if (bias && bias->defined()) {
-    TORCH_CHECK(bias->dim() == 1, name, ": expected bias to be 1-dimensional with ", g.out_channels,
-                " elements, but got bias of size ", bias->sym_sizes());
-    TORCH_SYM_CHECK(bias->sym_size(0).sym_eq(g.out_channels), name,
-                    ": expected bias to be 1-dimensional with ", g.out_channels,
-                    " elements, but got bias of size ", bias->sym_sizes());
-  }
-  // Far above any real size, and products of a few of these still fit 64 bits.
-  const c10::SymInt limit = int64_t{1} << 31;
+  check_bias(name, bias, g.out_channels);
   c10::SymInt elements = g.batch.max(1) * g.out_channels;
   for (int64_t i = 0; i < nd; ++i) {
     auto& a = g.axis[i];
@@ -132,22 +186,7 @@ inline Geometry infer(const at::Tensor& input, const at::Tensor& weight,
     a.dilation = dilation[i];
     a.begin = padding[pairs ? 2 * i : i];
     a.end = padding[pairs ? 2 * i + 1 : i];
-    TORCH_SYM_CHECK(a.kernel.sym_gt(0), name,
-                    ": expected a kernel of positive size, but got "
-                    "weight of size ",
-                    weight.sym_sizes());
-    TORCH_SYM_CHECK(a.stride.sym_gt(0), name,
-                    ": non-positive stride is not supported, got stride=", stride);
-    TORCH_SYM_CHECK(a.dilation.sym_gt(0), name,
-                    ": dilation should be greater than zero, got dilation=", dilation);
-    TORCH_SYM_CHECK(a.begin.sym_ge(0).sym_and(a.end.sym_ge(0)), name,
-                    ": negative padding is not supported, got padding=", padding);
-    TORCH_SYM_CHECK(a.stride.sym_lt(limit)
-                        .sym_and(a.dilation.sym_lt(limit))
-                        .sym_and(a.begin.sym_lt(limit))
-                        .sym_and(a.end.sym_lt(limit)),
-                    name, ": stride, padding and dilation must be below 2^31, got stride=", stride,
-                    ", padding=", padding, ", dilation=", dilation);
+    check_axis(name, a, weight, stride, padding, dilation);
     const c10::SymInt padded = a.in + a.begin + a.end;
     const c10::SymInt window = a.dilation * (a.kernel - 1) + 1;
     TORCH_SYM_CHECK(padded.sym_ge(window), name, ": calculated padded input size ", padded,
@@ -192,6 +231,7 @@ inline Problem make_problem(const Geometry& g, at::ScalarType type) {
   Problem p;
   p.dtype = to_dtype(type);
   p.channels_last = g.channels_last;
+  p.wide_in = g.wide_in;
   p.batch = g.batch.expect_int();
   p.channels = g.channels.expect_int();
   p.multiplier = g.out_channels.expect_int() / p.channels;

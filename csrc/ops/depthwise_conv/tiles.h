@@ -88,9 +88,14 @@ constexpr int strip_axis(const Problem& p, const Tile& tile) {
   return p.channels_last || tile.window == 1 ? 2 : 1;
 }
 
+// Whether each element of the result sums over the filters of a channel.
+constexpr bool fans_in(const View& v) {
+  return (v.pass == Pass::kBackwardData) != v.problem.wide_in;
+}
+
 // Bytes of shared memory that one channel's weights and bias take.
 constexpr int64_t weight_bytes(const View& v) {
-  const int64_t rows = v.pass == Pass::kBackwardData ? v.problem.multiplier : 1;
+  const int64_t rows = fans_in(v) ? v.problem.multiplier : 1;
   return (rows * v.problem.taps() + 1) * element_size(v.problem.dtype);
 }
 
@@ -128,7 +133,7 @@ constexpr bool narrow_axis(const Axis& a, bool interleaved, int64_t in_stride, i
 inline bool needs_wide(const View& v) {
   const Problem& p = v.problem;
   constexpr int64_t kLimit = int64_t{1} << 30;
-  bool narrow = p.batch < kLimit && p.out_channels() < kLimit && p.multiplier * p.taps() < kLimit;
+  bool narrow = p.batch < kLimit && p.filters() < kLimit && p.multiplier * p.taps() < kLimit;
   for (int i = 0; i < kSpatial; ++i) {
     narrow = narrow && internal::narrow_axis(p.axis[i], !p.channels_last && i == 2,
                                              v.big_strides.sp[i], v.small_strides.sp[i]);
