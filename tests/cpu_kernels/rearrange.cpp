@@ -17,7 +17,8 @@ using harness::Totals;
 namespace {
 
 constexpr auto kRun = FASTCONV_ISA_TABLE(run);
-constexpr const char* kKernels[] = {"runs", "interleave", "deinterleave", "tile", "scalar"};
+constexpr const char* kKernels[] = {"runs", "interleave", "deinterleave",
+                                    "tile", "scalar",     "permute"};
 
 // A permutation of axes: the output is dense, the input any view.
 struct Case {
@@ -127,6 +128,13 @@ struct Room {
       cases.push_back({element, {2, 70001 / element}, {1, 0}, false, false});  // of rows
       cases.push_back({element, {5, 2, 40, 3, 50, 2}, {0, 2, 4, 1, 3, 5}, false, false});
       cases.push_back({element, {3, 4, 3, 900}, {2, 0, 3, 1}, false, false});
+      for (const int64_t pixels : {101, 997}) {  // a few elements per pixel, in both directions
+        const int64_t rows = 17000 / (12 * pixels * element) + 1;
+        cases.push_back({element, {rows, pixels, 3, 2, 2}, {0, 3, 1, 4, 2}, false, false});
+        cases.push_back({element, {rows, 2, pixels, 2, 3}, {0, 2, 4, 1, 3}, false, false});
+        cases.push_back({element, {rows, 3, pixels, 3}, {0, 2, 3, 1}, false, false});
+        cases.push_back({element, {rows, pixels, 2, 6}, {0, 2, 1, 3}, false, false});
+      }
       for (int64_t run = 1; run <= 33; run += 2) {
         cases.push_back({element, {3, 5, run}, {1, 0, 2}, false, false});
       }

@@ -6,21 +6,9 @@
 // `left`: the positions of the task that follow in the output, so that may be written over.
 #pragma once
 
-#include "ops/rearrange/vec16-inl.h"
+#include "ops/rearrange/permute-inl.h"
 
 namespace fastconv::rearrange::FASTCONV_ISA {
-
-template <int E>
-struct Element {
-  char bytes[E];
-};
-
-template <int E>
-FASTCONV_REARRANGE_INLINE void move_element(char* out, const char* in) {
-  Element<E> element;
-  std::memcpy(&element, in, E);
-  std::memcpy(out, &element, E);
-}
 
 // The widest vector of the level, for plain copies.
 constexpr int64_t kWide = FASTCONV_LEVEL >= 2 ? 64 : FASTCONV_LEVEL == 1 ? 32 : 16;
@@ -48,8 +36,17 @@ inline void copy_wide(char* out, const char* in, int64_t n) {
 
 // Overlapping moves instead of a loop over the rest: n is the same run after run.
 FASTCONV_REARRANGE_INLINE void copy_run(char* out, const char* in, int64_t n) {
-  if (n >= 16) {
+  if (n >= kWide) {
     if (n >= 4 * kWide) return copy_wide(out, in, n);
+    for (int64_t i = 0; i + kWide < n; i += kWide) move_wide(out + i, in + i);
+    move_wide(out + n - kWide, in + n - kWide);
+  } else if (n >= 16) {
+#if FASTCONV_LEVEL >= 2
+    if (n >= 32) {
+      store(out, load32(in));
+      return store(out + n - 32, load32(in + n - 32));
+    }
+#endif
     for (int64_t i = 0; i + 16 < n; i += 16) store16(out + i, load16(in + i));
     store16(out + n - 16, load16(in + n - 16));
   } else if (n >= 8) {
@@ -70,28 +67,35 @@ FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n
 // Rows of the input become one output row: out[j * I + i] = row_i[j].  I == P where kFull, else
 // P / 2 < I < P: the last rows are read again, and each vector is stored over the useless end of
 // the one before.
-template <int E, int P, bool kFull>
+template <int kBytes, int E, int P, bool kFull>
 struct Interleave {
   static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
                   int64_t left) {
-    constexpr int64_t kLanes = kVector / E;
-    constexpr int64_t kGroups = kLanes / P;  // per vector
-    const int64_t line = kFull ? P * E : p.rows.size * E;
-    const int64_t useful = kGroups * line;
+    constexpr int64_t kLanes = kBytes / E;
     const char* row[P];
     for (int64_t i = 0; i < P; ++i) row[i] = in + p.rows.offset(min_of(i, p.rows.size - 1));
-    const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
-    for (int64_t j = begin; j < end; j += kLanes) {
-      j = min_of(j, end - kLanes);
-      Vec16 v[P];
+    if constexpr (kFull) {
+      for (int64_t j = begin; j < end; j += kLanes) {
+        j = min_of(j, end - kLanes);
+        typename VecOf<kBytes>::type v[P];
 #pragma GCC unroll 16
-      for (int i = 0; i < P; ++i) v[i] = load16(row[i] + j * E);
-      interleave<E>(v);
-      char* to = out + j * line;
-      if constexpr (kFull) {
+        for (int i = 0; i < P; ++i) v[i] = VecOf<kBytes>::load(row[i] + j * E);
+        interleave<E>(v);
+        char* to = out + j * P * E;
 #pragma GCC unroll 16
-        for (int i = 0; i < P; ++i) store16(to + i * kVector, v[i]);
-      } else {
+        for (int i = 0; i < P; ++i) store(to + i * kBytes, v[i]);
+      }
+    } else {
+      constexpr int64_t kGroups = kLanes / P;  // per vector
+      const int64_t line = p.rows.size * E, useful = kGroups * line;
+      const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
+      for (int64_t j = begin; j < end; j += kLanes) {
+        j = min_of(j, end - kLanes);
+        Vec16 v[P];
+#pragma GCC unroll 16
+        for (int i = 0; i < P; ++i) v[i] = load16(row[i] + j * E);
+        interleave<E>(v);
+        char* to = out + j * line;
         if constexpr (kGroups > 1) {
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) v[i] = pick_bytes(v[i], mask);
@@ -111,35 +115,48 @@ struct Interleave {
 };
 
 // One row of the input becomes the rows of the output: out_j[i] = in[i * J + j].
-template <int E, int P, bool kFull>
+template <int kBytes, int E, int P, bool kFull>
 struct Deinterleave {
   static void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
-    constexpr int64_t kLanes = kVector / E;
-    constexpr int64_t kGroups = kLanes / P;
+    constexpr int64_t kLanes = kBytes / E;
     const int64_t columns = kFull ? P : p.columns.size;
-    const int64_t line = columns * E, useful = kGroups * line;
     char* row[P];
     for (int64_t j = 0; j < columns; ++j) row[j] = out + p.columns.offset(j);
-    const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
-    for (int64_t i = begin; i < end; i += kLanes) {
-      i = min_of(i, end - kLanes);
-      const char* from = in + i * line;
-      char last[P * kVector];
-      if (!kFull && from + (P - 1) * useful + kVector > p.in_end) {
-        copy_vectors(last, from, columns);  // kLanes lines
-        from = last;
+    if constexpr (kFull) {
+      for (int64_t i = begin; i < end; i += kLanes) {
+        i = min_of(i, end - kLanes);
+        const char* from = in + i * P * E;
+        typename VecOf<kBytes>::type v[P];
+#pragma GCC unroll 16
+        for (int q = 0; q < P; ++q) v[q] = VecOf<kBytes>::load(from + q * kBytes);
+        deinterleave<E>(v);
+#pragma GCC unroll 16
+        for (int j = 0; j < P; ++j) store(row[j] + i * E, v[j]);
       }
-      Vec16 v[P];
+    } else {
+      constexpr int64_t kGroups = kLanes / P;
+      const int64_t line = columns * E, useful = kGroups * line;
+      const Vec16 mask = load16(reinterpret_cast<const char*>(p.mask));
+      for (int64_t i = begin; i < end; i += kLanes) {
+        i = min_of(i, end - kLanes);
+        const char* from = in + i * line;
+        char last[P * kVector];
+        if (from + (P - 1) * useful + kVector > p.in_end) {
+          copy_vectors(last, from, columns);  // kLanes lines
+          from = last;
+        }
+        Vec16 v[P];
 #pragma GCC unroll 16
-      for (int q = 0; q < P; ++q) v[q] = load16(from + q * useful);
-      if constexpr (!kFull && kGroups > 1) {
+        for (int q = 0; q < P; ++q) v[q] = load16(from + q * useful);
+        if constexpr (kGroups > 1) {
 #pragma GCC unroll 16
-        for (int q = 0; q < P; ++q) v[q] = pick_bytes(v[q], mask);
-      }
-      deinterleave<E>(v);
+          for (int q = 0; q < P; ++q) v[q] = pick_bytes(v[q], mask);
+        }
+        deinterleave<E>(v);
 #pragma GCC unroll 16
-      for (int j = 0; j < P; ++j) {
-        if (kFull || j < columns) store16(row[j] + i * E, v[j]);
+        for (int j = 0; j < P; ++j) {
+          if (j < columns) store16(row[j] + i * E, v[j]);
+        }
       }
     }
   }
@@ -223,7 +240,8 @@ struct Runs {
 
 // Calls the kernel for the outer positions of the tasks, the innermost axis in a plain loop.
 template <class Kernel>
-void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t tasks_end) {
+void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t tasks_end,
+                       const Kernel& kernel) {
   int64_t index[kMaxAxes + 1];
   const char* in = p.in;
   char* out = p.out;
@@ -243,8 +261,8 @@ void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t task
       for (; piece < p.pieces && task < tasks_end; ++piece, ++task) {
         const bool whole = p.pieces == 1;
         const int64_t begin = whole ? 0 : length * piece / p.pieces;
-        Kernel::run(p, in, out, begin, whole ? length : length * (piece + 1) / p.pieces,
-                    p.consecutive ? tasks_end - task - 1 : 0);
+        kernel.run(p, in, out, begin, whole ? length : length * (piece + 1) / p.pieces,
+                   p.consecutive ? tasks_end - task - 1 : 0);
       }
       piece = 0;
     }
@@ -263,13 +281,38 @@ void for_each_position(const Plan& p, int64_t length, int64_t task, int64_t task
   }
 }
 
+template <class Kernel>
+void for_each_position(const Plan& p, int64_t length, int64_t begin, int64_t end) {
+  for_each_position(p, length, begin, end, Kernel());
+}
+
+// The kernel for P rows of `length` elements: with the widest vectors that a piece fills.
+template <template <int, int, int, bool> class Kernel, int E, int P>
+void for_full(const Plan& p, int64_t length, int64_t begin, int64_t end) {
+#if FASTCONV_LEVEL >= 1
+  if constexpr (P <= 8) {
+    const int64_t piece = length / p.pieces * E;
+#if FASTCONV_LEVEL >= 2
+    // Vectors that straddle cache lines are half as fast: few of them may be partly wasted.
+    if (piece >= 64 && (round_up(piece, 64) - piece) * 20 <= piece) {
+      return for_each_position<Kernel<64, E, P, true>>(p, length, begin, end);
+    }
+#endif
+    if (piece >= 32) return for_each_position<Kernel<32, E, P, true>>(p, length, begin, end);
+  }
+#endif
+  for_each_position<Kernel<16, E, P, true>>(p, length, begin, end);
+}
+
 // The kernel for `few` interleaved rows: the next power of two, full or not.
-template <template <int, int, bool> class Kernel, int E, int P>
+template <template <int, int, int, bool> class Kernel, int E, int P>
 void for_few(const Plan& p, int64_t few, int64_t length, int64_t begin, int64_t end) {
-  if constexpr (P * E <= kVector) {
+  if constexpr (P <= max_few(E)) {
     if (few > P) return for_few<Kernel, E, 2 * P>(p, few, length, begin, end);
-    if (few == P) return for_each_position<Kernel<E, P, true>>(p, length, begin, end);
-    if constexpr (P > 2) return for_each_position<Kernel<E, P, false>>(p, length, begin, end);
+    if (few == P) return for_full<Kernel, E, P>(p, length, begin, end);
+    if constexpr (P > 2 && P * E <= kVector) {
+      return for_each_position<Kernel<16, E, P, false>>(p, length, begin, end);
+    }
   }
 }
 
@@ -279,7 +322,7 @@ void run_element(const Plan& p, int64_t begin, int64_t end) {
   if constexpr (E < kVector) {
     if (p.kernel == Kernel::kTile) return for_each_position<Tile<E>>(p, columns, begin, end);
   }
-  if constexpr (2 * E < kVector) {
+  if constexpr (E < kVector) {
     if (p.kernel == Kernel::kInterleave) {
       return for_few<Interleave, E, 2>(p, rows, columns, begin, end);
     }
@@ -290,7 +333,36 @@ void run_element(const Plan& p, int64_t begin, int64_t end) {
   for_each_position<Scalar<E>>(p, p.split_rows ? rows : columns, begin, end);
 }
 
+template <int E>
+void run_permutation(const Plan& p, int64_t begin, int64_t end) {
+  const Permute<E> permute(p);
+#if FASTCONV_LEVEL == 0
+  for_each_position(p, p.length, begin, end, permute);
+#else
+  switch (permute.takes_each()) {
+    case 1:
+      return for_each_position(p, p.length, begin, end, PermuteEach<E, 1>{permute});
+    case 2:
+      return for_each_position(p, p.length, begin, end, PermuteEach<E, 2>{permute});
+    case 3:
+      return for_each_position(p, p.length, begin, end, PermuteEach<E, 3>{permute});
+    case 4:
+      return for_each_position(p, p.length, begin, end, PermuteEach<E, 4>{permute});
+    default:
+      return for_each_position(p, p.length, begin, end, PermuteEach<E, 0>{permute});
+  }
+#endif
+}
+
 void run(const Plan& plan, int64_t begin, int64_t end) {
+  if (plan.kernel == Kernel::kPermute) {
+    if (plan.element == 1) return run_permutation<1>(plan, begin, end);
+    if (plan.element == 2) return run_permutation<2>(plan, begin, end);
+#if FASTCONV_LEVEL == 0
+    if (plan.element == 8) return run_permutation<8>(plan, begin, end);
+#endif
+    return run_permutation<4>(plan, begin, end);
+  }
   if (plan.kernel == Kernel::kRuns) {
     return for_each_position<Runs>(plan, plan.run, begin, end);
   }

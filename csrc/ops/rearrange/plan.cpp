@@ -81,9 +81,67 @@ void set_mask(int64_t few, Plan& plan) {
   }
 }
 
+// Tables of permutations are made per task, and the ends of rows are moved with masks, which both
+// have to be worth it.
+constexpr int64_t kWorthTables = 16 * 1024, kWorthRow = 256;  // bytes
+
+// The run as elements and an axis of them, for a permutation moves no runs.
+Copy without_run(const Copy& copy, int64_t run) {
+  Copy fine = copy;
+  const int64_t unit = min_of(run & -run, 8);
+  if (run > unit && copy.rank < kMaxAxes) {
+    fine.element = unit;
+    fine.axis[fine.rank++] = {run / unit, unit, unit};
+  }
+  return fine;
+}
+
+bool make_permutation(const Copy& copy, int64_t run, Plan& plan) {
+  int64_t bytes = run;
+  for (int i = 0; i < copy.rank; ++i) bytes *= copy.axis[i].size;
+  if (bytes < kWorthTables) return false;
+  const Copy fine = without_run(copy, run);
+  Permutation found;
+  if (fine.element > 8 || !find_permutation(fine, found)) return false;
+  if (found.length * min_of(found.in.size, found.out.size) * fine.element < kWorthRow) return false;
+  plan.kernel = Kernel::kPermute;
+  plan.element = plan.run = fine.element;
+  set_permutation(fine, found, plan);
+  Group inner = found.in;
+  for (int m = 0; m < found.rows.count; ++m) inner.members[inner.count++] = found.rows.members[m];
+  inner.size *= found.rows.size;
+  set_tasks(fine, inner, single(fine, found.axis), plan);
+  return true;
+}
+
+// Two passes that both transpose take less than a permutation does.
+bool is_two_transpositions(const Copy& copy) {
+  TwoPass passes;
+  return make_two_pass(copy, passes) && passes.first[0].kernel != Kernel::kRuns &&
+         passes.second[0].kernel != Kernel::kRuns;
+}
+
+// Whether the plan's kernel would spend its time on short rows.
+bool has_short_rows(const Plan& plan, const Group& rows, const Group& columns) {
+  const auto short_of = [&](const Group& few, const Group& many) {
+    return (few.size & (few.size - 1)) != 0 && many.size * plan.element < 2 * kVector;
+  };
+  switch (plan.kernel) {
+    case Kernel::kRuns:
+      return plan.run < 2 * kVector;
+    case Kernel::kInterleave:
+      return short_of(rows, columns);
+    case Kernel::kDeinterleave:
+      return short_of(columns, rows);
+    default:
+      return plan.kernel == Kernel::kScalar;
+  }
+}
+
 }  // namespace
 
-Plan make_plan(Copy copy) {
+Plan make_plan(Copy copy, bool whole) {
+  const Copy given = copy;
   Plan plan;
   plan.in = static_cast<const char*>(copy.in);
   plan.out = static_cast<char*>(copy.out);
@@ -97,6 +155,9 @@ Plan make_plan(Copy copy) {
   // The output of a second pass may have nothing contiguous but the element.
   if (run > copy.element || copy.rank == 0 || copy.axis[copy.rank - 1].out != copy.element) {
     plan.kernel = Kernel::kRuns;
+    if (whole && has_short_rows(plan, rows, columns) && make_permutation(copy, run, plan)) {
+      return plan;
+    }
     set_tasks(copy, rows, columns, plan);
     return plan;
   }
@@ -110,12 +171,12 @@ Plan make_plan(Copy copy) {
     const Group many_rows = dense_group(copy, i, &Axis::out, j);
     const Group many_columns = dense_group(copy, j, &Axis::in, i);
     columns = single(copy, j);
-    if (many_rows.size < lanes && columns.size >= lanes &&
+    if (is_few(many_rows.size, element) && columns.size >= lanes &&
         copy.axis[j].out == many_rows.size * element) {
       plan.kernel = Kernel::kInterleave;
       rows = many_rows;
       set_mask(rows.size, plan);
-    } else if (many_columns.size < lanes && rows.size >= lanes &&
+    } else if (is_few(many_columns.size, element) && rows.size >= lanes &&
                copy.axis[i].in == many_columns.size * element) {
       plan.kernel = Kernel::kDeinterleave;
       columns = many_columns;
@@ -138,6 +199,11 @@ Plan make_plan(Copy copy) {
       if (nearest < 0 || copy.axis[a].in < copy.axis[nearest].in) nearest = a;
     }
     columns = nearest < 0 ? Group{} : single(copy, nearest);
+  }
+  if (whole && has_short_rows(plan, rows, columns) &&
+      !(plan.kernel == Kernel::kScalar && is_two_transpositions(given)) &&
+      make_permutation(copy, run, plan)) {
+    return plan;
   }
   set_lines(copy, rows, &Axis::in, plan.rows);
   if (columns.count > 0) {

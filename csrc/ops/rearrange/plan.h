@@ -10,8 +10,15 @@
 
 namespace fastconv::rearrange {
 
-// Every kernel moves 16-byte vectors, of `lanes` elements each.
+// Every kernel can do with 16-byte vectors, of `lanes` elements each; some use wider ones.
 constexpr int64_t kVector = 16;
+
+// Rows that kInterleave makes one of, and kDeinterleave of one: any number that is less than the
+// lanes of a vector, and some powers of two.
+constexpr int64_t max_few(int64_t element) { return max_of(8, kVector / element); }
+constexpr bool is_few(int64_t n, int64_t element) {
+  return n < kVector / element || (n <= max_few(element) && (n & (n - 1)) == 0);
+}
 
 enum class Kernel : uint8_t {
   kRuns,          // contiguous in both tensors
@@ -19,6 +26,7 @@ enum class Kernel : uint8_t {
   kDeinterleave,  // one input row becomes few output rows
   kTile,          // transposes squares of lanes x lanes
   kScalar,        // anything else
+  kPermute,       // a permutation of a few elements, again and again along an axis
 };
 
 // One of the two axes that a kernel handles.  Several axes that are dense in one tensor form one
@@ -41,6 +49,11 @@ struct Plan {
   int64_t element, run;
   int64_t column_in;
   Lines rows, columns;
+  // kPermute: step t of `length` moves step_in bytes at t * step_in of each row, all in all
+  // elements 0, 1, ..., to step_out bytes at t * step_out of each column, whose element k was
+  // from[k].
+  int64_t length, step_in, step_out;
+  uint8_t from[kMaxTable];
   // Where few rows are not a power of two: how a vector of whole groups of that many elements, each
   // with an unused end, is packed (kInterleave) or how that is undone (kDeinterleave).
   uint8_t mask[kVector];
@@ -63,7 +76,8 @@ struct Plan {
   }
 };
 
-Plan make_plan(Copy copy);
+// Without kPermute, whose tables take longer than a chunk does, where not `whole`.
+Plan make_plan(Copy copy, bool whole = true);
 
 // Where no kernel transposes the two contiguous axes directly, because both are short, two do by
 // way of a scratch buffer: its rows are what is contiguous in one tensor, and as long as a chunk.

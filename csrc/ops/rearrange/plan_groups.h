@@ -43,6 +43,17 @@ inline Group dense_group(const Copy& copy, int first, Stride stride, int exclude
   return group;
 }
 
+// A short permutation that repeats along one axis: see Kernel::kPermute.
+struct Permutation {
+  int axis;
+  int64_t length;       // of that axis
+  Group in, out;        // what is dense below it in either tensor
+  Group rows, columns;  // what is only in `out`: rows of the input; only in `in`: of the output
+};
+
+bool find_permutation(const Copy& copy, Permutation& best);
+void set_permutation(const Copy& copy, const Permutation& permutation, Plan& plan);
+
 // Takes the run off, and makes it the element where it is no wider than a vector.  Returns the run.
 inline int64_t widen_element(Copy& copy) {
   const int64_t run = take_run(copy);

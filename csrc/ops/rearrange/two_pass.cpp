@@ -28,8 +28,8 @@ void make_passes(const Copy& copy, const Group& front, const int* rest, int rest
     const Axis& axis = copy.axis[front.members[m]];
     add(axis, axis.size);
   }
-  first = make_plan(in);
-  second = make_plan(out);
+  first = make_plan(in, false);
+  second = make_plan(out, false);
 }
 
 }  // namespace
