@@ -133,6 +133,8 @@ def test_kernels_start_no_threads(path):
 LONG = {
     "csrc/ops/depth_max_pool/autograd_torch.cpp",
     "csrc/ops/depthwise_conv/cpu_channels_weight-inl.h",
+    "csrc/ops/rearrange/cpu-inl.h",
+    "csrc/ops/rearrange/vec-inl.h",
     "fastconv/functional.py",
     "fastconv/nn.py",
     "tests/host_cuda/host_cuda.cpp",

@@ -198,7 +198,8 @@ struct Permute {
           move_few(few, from, k->bytes);
           from = few;
         }
-        v = _mm_or_si128(v, pick_bytes(load16(from), load16(reinterpret_cast<const char*>(k->pick[0]))));
+        v = _mm_or_si128(
+            v, pick_bytes(load16(from), load16(reinterpret_cast<const char*>(k->pick[0]))));
       }
       if constexpr (kInside) {
         store16(out + g.out, v);
@@ -210,7 +211,6 @@ struct Permute {
 #endif
     }
   }
-
 };
 
 template <int kUnit, int kEach>

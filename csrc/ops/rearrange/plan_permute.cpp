@@ -6,7 +6,8 @@
 namespace fastconv::rearrange {
 namespace {
 
-// The axes that are dense below `stride` in one tensor, innermost first; empty where there are gaps.
+// The axes that are dense below `stride` in one tensor, innermost first; empty where there are
+// gaps.
 Group dense_below(const Copy& copy, Stride along, int64_t stride) {
   Group group;
   while (group.size * copy.element < stride) {
