@@ -282,6 +282,18 @@ def test_layers_compile(name):
         torch.testing.assert_close(compiled(x), layer(x))
 
 
+@pytest.mark.parametrize("name", sorted(set(EVERY_LAYER) - {"DepthPool2d"}))
+def test_layers_trace_with_fx(name):
+    """As calls of our functions, whole.  (DepthPool2d looks at sizes, which torch.fx forbids.)"""
+    args, kwargs, shape = EVERY_LAYER[name]
+    layer = getattr(fastconv.nn, name)(*args, **kwargs)
+    traced = torch.fx.symbolic_trace(nn.Sequential(layer, nn.ReLU()))
+    called = [n.target for n in traced.graph.nodes if n.op == "call_function"]
+    assert len(called) == 1 and called[0].__module__.startswith("fastconv.")
+    x = torch.randn(shape)
+    assert torch.equal(pickle.loads(pickle.dumps(traced))(x), layer(x).relu())
+
+
 @pytest.mark.parametrize("name", [name for name in EVERY_LAYER if "DepthwiseConv" in name])
 def test_meta_and_half_layers(name):
     args, kwargs, shape = EVERY_LAYER[name]

@@ -139,6 +139,7 @@ LONG = {
     "fastconv/nn.py",
     "tests/host_cuda/host_cuda.cpp",
     "tests/test_depth_max_pool.py",
+    "tests/test_layers.py",
     "tests/test_rearrange.py",
 }
 
