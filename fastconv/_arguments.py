@@ -25,6 +25,8 @@ def require_tensor(function: str, argument: str, value: object) -> None:
 
 def as_int(function: str, argument: str, value: object, given: object) -> int:
     """What torch takes for an int: whatever has ``__index__``, such as NumPy's, but no bool."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
     number = value
