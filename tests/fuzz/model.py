@@ -170,14 +170,15 @@ def pool(call: Call) -> list[Problem]:
             found.append(refused(name, ours=True))
     if len(x.shape) not in (axes, axes + 1):
         found.append(refused("input", ours=True))
+    reaches = [d * (k - 1) + 1 for k, _, _, d in zip(*windows.values(), strict=True)]
+    if any(2 * p > reach for p, reach in zip(windows["padding"], reaches, strict=True)):
+        found.append(refused("at most half"))
     if found:
         return found
-    sizes = zip(x.shape[-axes:], *windows.values(), strict=True)
-    for n, k, s, p, d in sizes:
-        reach = d * (k - 1) + 1
-        if 2 * p > reach:
-            found.append(refused("at most half"))
-        elif n == 0:
+    for n, reach, s, p in zip(
+        x.shape[-axes:], reaches, windows["stride"], windows["padding"], strict=True
+    ):
+        if n == 0:
             found.append(refused("positive length"))
         elif n + 2 * p - reach + (s - 1 if call.kwargs.get("ceil_mode") else 0) < 0:
             found.append(refused("too small"))
