@@ -97,7 +97,7 @@ struct Room {
     forward.bias = c.bias && !c.wide_in ? b.data() : nullptr;
     forward.y = y.data();
     forward.y_strides = strides_of(y_layout);
-    correlate(make_forward(forward), c.wide_in ? "transposed data" : "forward", run, check, totals);
+    correlate(make_forward(forward), c.wide_in ? "transposed_data" : "forward", run, check, totals);
 
     BackwardData backward;
     static_cast<Problem&>(backward) = c;

@@ -24,7 +24,7 @@ ENGINES = ("channels", "rows", "blocked")
 DTYPES = {"float32", "float64", "float16", "bfloat16"}
 REACHED = {
     "depthwise_conv": {f"{way}:{e}" for way in ("forward", "data", "weight") for e in ENGINES}
-    | {f"{way}:{e}" for way in ("transposed", "transposed data") for e in ENGINES}
+    | {f"{way}:{e}" for way in ("transposed", "transposed_data") for e in ENGINES}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}
