@@ -74,6 +74,6 @@ class Fuzzer:
         return {
             "report": f"{target}, seed {seed}: the worker died ({died}) in this call:\n{call}\n"
             f'replay it: python tests/fuzz/worker.py --replay "{call}"\n'
-            + self.stderr.read_text()[-3000:],
+            + self.stderr.read_text()[-30000:],  # a stack through hypothesis is long
             "counts": {},
         }
