@@ -34,6 +34,16 @@ enum class Isa : uint8_t {
       kCount
 };
 
+// Whether vectors have 32 registers, masks and shifts across all lanes, for what is written for
+// them.
+constexpr bool is_wide(Isa isa) {
+#if defined(__x86_64__)
+  return isa >= Isa::avx512;
+#else
+  return isa > Isa::kCount;
+#endif
+}
+
 constexpr int kIsaCount = static_cast<int>(Isa::kCount);
 
 const char* isa_name(Isa isa);

@@ -19,6 +19,20 @@ FASTCONV_INLINE V interleave(V a, V b) {
   return __builtin_shuffle(a, b, index);
 }
 
+// 2 * kV neighbouring lanes, split into the even and the odd ones.
+template <class V>
+FASTCONV_INLINE void split_pairs(V a, V b, V& even, V& odd) {
+  constexpr int kV = sizeof(V) / sizeof(a[0]);
+  typedef decltype(V{} < V{}) Index;
+  Index evens, odds;
+  for (int i = 0; i < kV; ++i) {
+    evens[i] = 2 * i;
+    odds[i] = 2 * i + 1;
+  }
+  even = __builtin_shuffle(a, b, evens);
+  odd = __builtin_shuffle(a, b, odds);
+}
+
 // In place: r[i][j] <-> r[j][i].  Each of the log2(kV) rounds interleaves the rows' two halves,
 // which rotates the bits of (row, lane) by one.
 template <class A>

@@ -23,7 +23,7 @@ constexpr auto kWeight = FASTCONV_ISA_TABLE(weight_run);
 constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
 constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
 
-constexpr const char* kEngines[] = {"channels", "rows", "blocked"};
+constexpr const char* kEngines[] = {"channels", "rolling", "direct", "rows", "blocked"};
 constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
 
 struct Case : Problem {
@@ -97,7 +97,8 @@ struct Room {
     forward.bias = c.bias && !c.wide_in ? b.data() : nullptr;
     forward.y = y.data();
     forward.y_strides = strides_of(y_layout);
-    correlate(make_forward(forward), c.wide_in ? "transposed_data" : "forward", run, check, totals);
+    correlate(make_forward(forward, active_isa()), c.wide_in ? "transposed_data" : "forward", run,
+              check, totals);
 
     BackwardData backward;
     static_cast<Problem&>(backward) = c;
@@ -107,7 +108,8 @@ struct Room {
     backward.bias = c.bias && c.wide_in ? b.data() : nullptr;
     backward.dx = dx.data();
     backward.dx_strides = strides_of(dx_layout);
-    correlate(make_backward_data(backward), c.wide_in ? "transposed" : "data", run, check, totals);
+    correlate(make_backward_data(backward, active_isa()), c.wide_in ? "transposed" : "data", run,
+              check, totals);
 
     if (c.wide_in) {
       run.done();
@@ -145,7 +147,7 @@ struct Room {
     weight.dw = c.dw ? buffers.dw->data() : nullptr;
     weight.db = c.db ? buffers.db->data() : nullptr;
     weight.workspace = nullptr;
-    WeightPlan plan = make_backward_weight(weight);
+    WeightPlan plan = make_backward_weight(weight, active_isa());
     plan.workspace = run.workspace(plan.workspace_bytes()).data();
     run.in_pieces(plan.tasks(), kWeightScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* s) { kWeight.get()(plan, begin, end, s); });

@@ -20,7 +20,9 @@ namespace fastconv::depthwise_conv {
 // Which kernels serve a problem.
 enum class Engine : uint8_t {
   kChannels,  // channels-last: lanes are channels
-  kRows,      // contiguous: lanes are columns
+  kRolling,   // contiguous, small square filters: lanes are columns, strips roll down the image
+  kDirect,    // contiguous: lanes are columns, bands of rows read in place
+  kRows,      // contiguous: lanes are columns, bands of staged rows
   kBlocked,   // contiguous, small planes: blocks of channels transposed in cache
 };
 
@@ -97,7 +99,7 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
   bool prefetch;  // tensors far larger than a core's own caches
-  bool window;    // a small dense filter, served by cpu_window-inl.h (not by Engine::kRows)
+  bool window;    // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.

@@ -5,6 +5,9 @@
 #include "ops/depthwise_conv/cpu_blocked-inl.h"
 #include "ops/depthwise_conv/cpu_channels_driver-inl.h"
 #include "ops/depthwise_conv/cpu_channels_weight-inl.h"
+#include "ops/depthwise_conv/cpu_direct_driver-inl.h"
+#include "ops/depthwise_conv/cpu_rolling_driver-inl.h"
+#include "ops/depthwise_conv/cpu_rolling_weight-inl.h"
 #include "ops/depthwise_conv/cpu_rows_driver-inl.h"
 #include "ops/depthwise_conv/cpu_rows_weight-inl.h"
 
@@ -42,6 +45,8 @@ int64_t correlation_scratch(const Correlation& p) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
+    if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
+    if (p.engine == Engine::kRolling) return RollingScratch<T>().carve(p, nullptr);
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
   });
 }
@@ -51,6 +56,10 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
+    if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);
+    if constexpr (kRolls<T>) {
+      if (p.engine == Engine::kRolling) return rolling_tasks<T>(p, begin, end, scratch);
+    }
     rows_tasks<T>(p, begin, end, scratch);
   });
 }
@@ -60,6 +69,7 @@ int64_t weight_scratch(const WeightPlan& p) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_scratch_of<T>(p);
     if (p.engine == Engine::kBlocked) return blocked_weight_scratch_of<T>(p);
+    if (kRolls<T> && p.engine == Engine::kRolling) return p.columns() * kVectorBytes;
     return RowsWeightTask<T>::scratch_bytes(p);
   });
 }
@@ -69,6 +79,9 @@ void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) 
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_weight_tasks<T>(p, begin, end, scratch);
+    if constexpr (kRolls<T>) {
+      if (p.engine == Engine::kRolling) return rolling_weight_tasks<T>(p, begin, end, scratch);
+    }
     rows_weight_tasks<T>(p, begin, end, scratch);
   });
 }

@@ -10,8 +10,9 @@
 
 namespace fastconv::depthwise_conv {
 
-Correlation make_forward(const Forward& p);
-Correlation make_backward_data(const BackwardData& p);
+// Plans for one level: engines that need wide vectors are not chosen for the others.
+Correlation make_forward(const Forward& p, Isa isa);
+Correlation make_backward_data(const BackwardData& p, Isa isa);
 
 // Backward-weight in two stages.  Stage one: each task adds up a group of units (a unit is
 // `row_chunk` x `column_chunk` outputs of one image's plane) for a block of channels, into its own
@@ -21,6 +22,7 @@ struct WeightPlan : BackwardWeight {
   Engine engine;
   int64_t channel_block, row_chunk, column_chunk, units_per_group, groups;
   CorrelationAxis reads[kSpatial];  // how the forward reads x
+  bool prefetch;                    // tensors far larger than a core's own caches
 
   constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
   constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }
@@ -52,7 +54,7 @@ struct WeightPlan : BackwardWeight {
             min_of(column + column_chunk, axis[2].out)};
   }
 };
-WeightPlan make_backward_weight(const BackwardWeight& p);
+WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa);
 
 // Per level: bytes of scratch a thread needs, and the work itself over tasks [begin, end).
 FASTCONV_DECLARE_EVERY_ISA(int64_t, correlation_scratch, const Correlation&)

@@ -3,7 +3,7 @@
 
 // How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
 // are the same for any number of threads.
-#include "ops/depthwise_conv/cpu.h"
+#include "ops/depthwise_conv/cpu_engines.h"
 
 namespace fastconv::depthwise_conv {
 namespace {
@@ -17,8 +17,9 @@ constexpr int64_t kStripBytes = 320 << 10;   // a transposed strip and its resul
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
 // docs/lab/depthwise_conv_cpu.md.
 constexpr int64_t kPrefetchBytes = 8 << 20;
+constexpr int64_t kRollingPrefetchBytes = 16 << 20;  // rows are contiguous: the hardware helps
 constexpr int64_t kColumns = 4096;
-constexpr int64_t kLanes = 16;  // of the widest level: blocks of channels are multiples of it
+constexpr int64_t kLanes = kWidestLanes;  // blocks of channels are multiples of it
 
 CorrelationAxis make_axis(const Axis& a, bool backward) {
   if (backward) return {a.out, a.in, a.kernel, a.stride, 1, a, true};
@@ -99,16 +100,6 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
-// Small square filters without dilation, at stride 1 or 2 along both axes.
-bool has_window(const Correlation& c) {
-  const CorrelationAxis& height = c.axis[1];
-  const CorrelationAxis& width = c.axis[2];
-  return c.fan_in == 1 && c.fan_out == 1 && height.axis.dilation == 1 && width.axis.dilation == 1 &&
-         height.phases == width.phases && height.step == width.step &&
-         width.phases * width.step <= 2 && height.kernel == width.kernel &&
-         (width.kernel == 3 || width.kernel == 5);
-}
-
 // A window goes down bands of 7 or 4 rows; a task takes several, which share their borders, and all
 // channels whose bands fit in L2, as long as there are tasks enough.
 void cut_for_window(Correlation& c) {
@@ -128,7 +119,22 @@ void cut_for_window(Correlation& c) {
   c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
-Correlation make_correlation(const Problem& p, bool backward) {
+void cut_in_place(Correlation& c) {
+  const int64_t planes = c.batch * c.axis[0].out;
+  // Whole planes, several channels to a task, or pieces of planes where there are few.
+  const Chunks chunks = chunks_for(planes * c.out_channels, c.axis[1], c.axis[2]);
+  c.row_chunk = chunks.rows;
+  c.column_chunk = chunks.columns;
+  c.channel_block = max_of(1, c.out_channels * max_of(1, planes) / kTasks);
+}
+
+// Bytes of x and y.
+int64_t tensor_bytes(const Problem& p) {
+  const int64_t elements = p.in_pixels() * p.in_channels() + p.out_pixels() * p.out_channels();
+  return p.batch * elements * element_size(p.dtype);
+}
+
+Correlation make_correlation(const Problem& p, const Strides5& x, bool backward, Isa isa) {
   Correlation c;
   c.dtype = p.dtype;
   c.batch = p.batch;
@@ -138,12 +144,12 @@ Correlation make_correlation(const Problem& p, bool backward) {
   c.fan_in = backward == p.wide_in ? 1 : p.multiplier;
   c.taps = p.taps();
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
-  const int64_t elements = p.in_pixels() * p.in_channels() + p.out_pixels() * p.out_channels();
-  c.prefetch = p.batch * elements * element_size(p.dtype) > kPrefetchBytes;
+  c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.plane_chunk = 1;
   c.window = false;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
+  const bool dense = x.sp[2] == 1 || width.in == 1;
   if (p.channels_last) {
     c.engine = Engine::kChannels;
     c.channel_block = even_split(c.out_channels, channel_block(p), kLanes);
@@ -153,6 +159,13 @@ Correlation make_correlation(const Problem& p, bool backward) {
     c.column_chunk = chunks.columns;
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
     if (c.window) cut_for_window(c);
+  } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c)) {
+    c.engine = Engine::kRolling;
+    c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
+    cut_in_place(c);
+  } else if (is_wide(isa) && dense && bands_win(c)) {
+    c.engine = Engine::kDirect;
+    cut_in_place(c);
   } else if (const Strip strip =
                  blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
              strip.rows > 0) {
@@ -177,8 +190,8 @@ Correlation make_correlation(const Problem& p, bool backward) {
 
 }  // namespace
 
-Correlation make_forward(const Forward& p) {
-  Correlation c = make_correlation(p, false);
+Correlation make_forward(const Forward& p, Isa isa) {
+  Correlation c = make_correlation(p, p.x_strides, false, isa);
   c.x = p.x;
   c.x_strides = p.x_strides;
   c.weight = p.weight;
@@ -188,8 +201,8 @@ Correlation make_forward(const Forward& p) {
   return c;
 }
 
-Correlation make_backward_data(const BackwardData& p) {
-  Correlation c = make_correlation(p, true);
+Correlation make_backward_data(const BackwardData& p, Isa isa) {
+  Correlation c = make_correlation(p, p.dy_strides, true, isa);
   c.x = p.dy;
   c.x_strides = p.dy_strides;
   c.weight = p.weight;
@@ -199,10 +212,11 @@ Correlation make_backward_data(const BackwardData& p) {
   return c;
 }
 
-WeightPlan make_backward_weight(const BackwardWeight& p) {
+WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa) {
   WeightPlan w;
   static_cast<BackwardWeight&>(w) = p;
   for (int i = 0; i < kSpatial; ++i) w.reads[i] = make_axis(p.axis[i], false);
+  w.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
   const CorrelationAxis& height = w.reads[1];
   const CorrelationAxis& width = w.reads[2];
   w.column_chunk = even_split(width.out, kColumns, 1);
@@ -220,6 +234,12 @@ WeightPlan make_backward_weight(const BackwardWeight& p) {
     const int64_t spread = p.out_channels() * max_of(1, most_units) / kTasks / kLanes * kLanes;
     w.channel_block = even_split(p.out_channels(), min_of(w.channel_block, spread), kLanes);
     blocks = ceil_div(p.out_channels(), w.channel_block);
+  } else if (is_wide(isa) && weight_rolls(w)) {
+    w.engine = Engine::kRolling;
+    w.channel_block = max_of(1, p.out_channels() / kTasks);
+    w.row_chunk = max_of(1, height.out);
+    blocks = ceil_div(p.out_channels(), w.channel_block);
+    fewest_rows = 2 * height.kernel;
   } else if (const Strip strip = blocked_strip(w.reads, p.channels, 1, 1, p.dtype, false);
              p.multiplier == 1 && strip.rows > 0) {
     w.engine = Engine::kBlocked;

@@ -9,7 +9,7 @@
 // Rows x Vectors accumulators, and every address is affine: no border test in any loop.
 #pragma once
 
-#include "common/simd-inl.h"
+#include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -45,17 +45,12 @@ template <class T>
 FASTCONV_INLINE void stage_pairs(Accum<T>* even, Accum<T>* odd, const T* src, int64_t pairs) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  typedef decltype(Vec<A>{} < Vec<A>{}) Index;
-  Index evens, odds;
-  for (int i = 0; i < kV; ++i) {
-    evens[i] = 2 * i;
-    odds[i] = 2 * i + 1;
-  }
   int64_t j = 0;
   for (; j + kV <= pairs; j += kV) {
-    const Vec<A> a = load(src + 2 * j), b = load(src + 2 * j + kV);
-    store(even + j, __builtin_shuffle(a, b, evens));
-    store(odd + j, __builtin_shuffle(a, b, odds));
+    Vec<A> evens, odds;
+    split_pairs(load(src + 2 * j), load(src + 2 * j + kV), evens, odds);
+    store(even + j, evens);
+    store(odd + j, odds);
   }
   for (; j < pairs; ++j) {
     even[j] = to_float(src[2 * j]);

@@ -68,7 +68,7 @@ inline void run_forward(const Problem& problem, int64_t nd, const at::Tensor& x,
   p.y = y.mutable_data_ptr();
   p.y_strides = strides_of(y, nd);
   if (x.is_cpu()) {
-    run_correlation(make_forward(p));
+    run_correlation(make_forward(p, active_isa()));
   } else {
     launch_cuda(x, [&](auto stream) { return forward_cuda(p, tile, stream); });
   }
@@ -87,7 +87,7 @@ inline void run_backward_data(const Problem& problem, int64_t nd, const at::Tens
   p.dx = dx.mutable_data_ptr();
   p.dx_strides = strides_of(dx, nd);
   if (dy.is_cpu()) {
-    run_correlation(make_backward_data(p));
+    run_correlation(make_backward_data(p, active_isa()));
   } else {
     launch_cuda(dy, [&](auto stream) { return backward_data_cuda(p, tile, stream); });
   }
@@ -110,7 +110,7 @@ inline void run_backward_weight(const Problem& problem, int64_t nd, const at::Te
     const bool all = !dw.defined() || used.sizes() == dw.sizes();
     const at::Tensor sums = all ? dw : at::empty(used.sizes(), dw.options());
     p.dw = sums.defined() ? sums.mutable_data_ptr() : nullptr;
-    run_weight_plan(make_backward_weight(p));
+    run_weight_plan(make_backward_weight(p, active_isa()));
     if (!all) {
       dw.zero_();
       used.copy_(sums);

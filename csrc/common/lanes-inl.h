@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Ranges of a vector's lanes, and shifts across all of them; re-included per ISA level.
+#pragma once
+
+#include "common/simd-inl.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+// Lanes [first, last) of a vector, 0 <= first <= last <= lanes, for loads that touch no others.
+template <class A>
+struct LaneRange {
+  int first, last;
+#if FASTCONV_LEVEL >= 2
+  uint32_t mask;
+#elif FASTCONV_LEVEL == 1
+  __m256i mask;
+#endif
+};
+template <class A>
+FASTCONV_INLINE LaneRange<A> lane_range(int first, int last) {
+#if FASTCONV_LEVEL >= 2
+  return {first, last, (1u << last) - (1u << first)};
+#elif FASTCONV_LEVEL == 1
+  constexpr int kParts = sizeof(A) / 4;
+  return {first, last,
+          _mm256_andnot_si256(lane_mask32(kParts * first), lane_mask32(kParts * last))};
+#else
+  return {first, last};
+#endif
+}
+template <class T>
+FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, const LaneRange<Accum<T>>& r) {
+#if FASTCONV_LEVEL >= 2
+  if constexpr (sizeof(T) == 8) {
+    return (VecF64)_mm512_maskz_loadu_pd(static_cast<__mmask8>(r.mask), p);
+  } else if constexpr (sizeof(T) == 4) {
+    return (VecF32)_mm512_maskz_loadu_ps(static_cast<__mmask16>(r.mask), p);
+  } else {
+    return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(r.mask), p), T{});
+  }
+#elif FASTCONV_LEVEL == 1
+  if constexpr (sizeof(T) == 8) return (VecF64)_mm256_maskload_pd(p, r.mask);
+  if constexpr (sizeof(T) == 4) return (VecF32)_mm256_maskload_ps(p, r.mask);
+#endif
+  T lanes[kLanes<Accum<T>>] = {};
+  for (int i = r.first; i < r.last; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+#if FASTCONV_LEVEL >= 2
+template <class T>
+FASTCONV_INLINE void store_range(T* p, VecF32 v, const LaneRange<float>& r) {
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(r.mask), (__m512)v);
+  } else {
+    _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(r.mask), narrow(v, T{}));
+  }
+}
+// c + a * b in the lanes of the range, c in the others.
+FASTCONV_INLINE VecF32 fma_range(VecF32 a, VecF32 b, VecF32 c, const LaneRange<float>& r) {
+  return (VecF32)_mm512_mask3_fmadd_ps((__m512)a, (__m512)b, (__m512)c,
+                                       static_cast<__mmask16>(r.mask));
+}
+// Lanes [Shift, Shift + lanes) of two vectors in a row.
+template <int Shift>
+FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
+  if constexpr (Shift == 0) return low;
+  return (VecF32)_mm512_alignr_epi32((__m512i)high, (__m512i)low, Shift);
+}
+#endif
+
+}  // namespace fastconv::FASTCONV_ISA

@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Which engines can serve a problem on the CPU, and which are faster: figures in
+// docs/lab/depthwise_conv_cpu.md.
+#pragma once
+
+#include "ops/depthwise_conv/cpu.h"
+
+namespace fastconv::depthwise_conv {
+
+constexpr int64_t kWidestLanes = 16;  // fp32 lanes of the widest level
+
+// Small square filters without dilation, at stride 1 or 2 along both axes.
+inline bool has_window(const Correlation& c) {
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  return c.fan_in == 1 && c.fan_out == 1 && height.axis.dilation == 1 && width.axis.dilation == 1 &&
+         height.phases == width.phases && height.step == width.step &&
+         width.phases * width.step <= 2 && height.kernel == width.kernel &&
+         (width.kernel == 3 || width.kernel == 5);
+}
+
+// Square filters without dilation at stride 1, with no more padding than they reach: see
+// cpu_rolling-inl.h.
+inline bool can_roll(const Correlation& c) {
+  for (int i = 1; i < kSpatial; ++i) {
+    const CorrelationAxis& a = c.axis[i];
+    const int64_t pad = -a.taps(0).offset;
+    if (a.phases * a.step != 1 || a.axis.dilation != 1 || a.kernel != c.axis[2].kernel || pad < 0 ||
+        pad >= a.kernel || a.out - pad > a.in) {
+      return false;
+    }
+  }
+  const int64_t kernel = c.axis[2].kernel;
+  return c.fan_in == 1 && (kernel == 3 || kernel == 5 || kernel == 7) && c.dtype != Dtype::kFloat64;
+}
+
+// Whether that beats transposed strips, which skip taps outside the image and fill vectors whatever
+// the width, but spend some 6 more cycles on 16 outputs.  Both do two FMAs a cycle.
+inline bool rolling_wins(const Correlation& c) {
+  const int64_t width = c.axis[2].out, kernel = c.axis[2].kernel;
+  const int64_t taps = kernel * kernel * c.axis[0].kernel;
+  const int64_t inside = max_of(1, width - kernel / 2 - 1);  // columns of a row, on average
+  return taps * round_up(width, kWidestLanes) < taps * inside + 12 * width;
+}
+
+// Whether bands of rows, read in place, beat transposed strips and staged rows: they load each
+// column once per filter column.
+inline bool bands_win(const Correlation& c) {
+  const CorrelationAxis& width = c.axis[2];
+  if (width.step * width.phases != 1) return false;
+  return width.kernel <= (c.axis[1].in == 1 ? 8 : 4) && width.out >= kWidestLanes / 2;
+}
+
+// Square filters that cpu_rolling_weight-inl.h knows, and images that it can read in place.
+inline bool weight_rolls(const WeightPlan& w) {
+  const Axis& height = w.axis[1];
+  const Axis& width = w.axis[2];
+  return (w.x_strides.sp[2] == 1 || width.in == 1) && (w.dy_strides.sp[2] == 1 || width.out == 1) &&
+         height.kernel == width.kernel && height.stride == width.stride && width.stride <= 2 &&
+         height.dilation == 1 && width.dilation == 1 &&
+         (width.kernel == 3 || width.kernel == 5 || width.kernel == 7) &&
+         w.dtype != Dtype::kFloat64;
+}
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,275 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Contiguous (NCHW-like) correlation with small square filters, stride 1: vector lanes are output
+// columns, and a strip of up to 4 vectors rolls down the image.
+//
+// Each input row is loaded once, V + 1 vectors for V outputs; the taps of a filter row are shifts of
+// their lanes.  The K output rows that it belongs to are under way in registers, and the oldest is
+// complete after it.  3x3, 4 vectors: 36 FMAs for 5 loads, 8 shifts and 4 stores.
+//
+// Images of one vector go in pairs of channels, which share the loop.
+#pragma once
+
+#include "ops/depthwise_conv/cpu_direct-inl.h"
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+// Offsets of an input plane, and of the filter plane that meets it.
+struct RollingPlane {
+  int64_t x, weight;
+};
+
+// Shifts of lanes come with the wide levels.
+template <class T>
+constexpr bool kRolls = FASTCONV_LEVEL >= 2 && sizeof(Accum<T>) == 4;
+
+#if FASTCONV_LEVEL >= 2
+
+template <class T>
+struct RollingStrip {
+  const T* x;           // row 0, column 0 of the channel's first plane
+  const float* weight;  // [kd][kh][kw], in the order in which they meet the input
+  const RollingPlane* planes;
+  int64_t plane_count;
+  int64_t row_stride, height, width;  // of the input
+  int64_t pad_rows, pad;              // rows and columns before the image
+  float bias[2];
+  T* y;  // row 0, column 0
+  int64_t y_row_stride;
+  int64_t x_channel, y_channel, weight_channel;  // from one channel of a pair to the other
+  int64_t y0, y1, x0, x1;                        // outputs
+  int64_t ahead, y_ahead;  // elements by which to prefetch, or none
+};
+
+// How far a strip prefetches: the hardware does not follow strides of a row.
+constexpr int64_t kRowsAhead = 256;
+inline int64_t elements_ahead(bool prefetch, int64_t row, int64_t rows) {
+  return prefetch ? row * min_of(kRowsAhead, rows) : 0;
+}
+template <int Vectors, bool Write, class T>
+FASTCONV_INLINE void prefetch_vectors(const T* p) {
+  constexpr int kV = kLanes<float>, kLine = 64 / sizeof(T);
+#pragma GCC unroll 8
+  for (int i = 0; i < (Vectors * kV + kLine - 1) / kLine; ++i) {
+    __builtin_prefetch(p + i * kLine, Write, 2);
+  }
+}
+
+// A strip's kind at compile time: V vectors side by side, or of V channels.
+template <int K_, int V_, bool Flat_, bool Paired_>
+struct RollingShape {
+  static constexpr int K = K_, V = V_;
+  static constexpr bool kFlat = Flat_, kPaired = Paired_;
+  // With few vectors one sum per output would be a chain of K FMAs per row, longer than the row
+  // takes (3x3, one vector: 12 cycles and 4.5), so it has several parts.
+  static constexpr int S = V == 1 ? (K == 3 ? 3 : 2) : (V == 2 && K == 3 && !Paired_) ? 2 : 1;
+  // 9 weights, or those of a pair, stay in registers beside the sums; more are broadcast from
+  // memory, each for V FMAs.
+  static constexpr bool kHold = Flat_ && K == 3;
+  static constexpr int kFilters = Paired_ ? V : 1;
+  static constexpr int kHeld = kHold ? kFilters * K * K : 1;
+};
+
+template <class R>
+struct RollingState {
+  VecF32 sums[R::K][R::V][R::S];  // of the output rows under way
+  VecF32 weight[R::kHeld];
+  LaneRange<float> inside[R::V + 1];  // columns of the image, by vector
+  LaneRange<float> last;              // outputs of the last vector
+};
+
+// Where a strip is.
+template <class T>
+struct RollingPlace {
+  const T* x;   // the next input row, in the first plane of all
+  int64_t row;  // its number
+  T* y;
+  int64_t rows;  // output rows that are complete; at first less than none
+};
+
+// Filter column `C` of an input row.  U is the slot of the output row that starts with it.
+template <class R, int U, int C>
+FASTCONV_INLINE void rolling_taps(RollingState<R>& s, const VecF32 (&low)[R::V],
+                                  const VecF32 (&high)[R::V], const float* weight,
+                                  int64_t weight_channel) {
+  constexpr int K = R::K, V = R::V;
+  VecF32 x[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    x[v] = shift_lanes<C>(low[v], high[v]);
+    pin(x[v]);
+  }
+#pragma GCC unroll 8
+  for (int kh = 0; kh < K; ++kh) {
+    VecF32 w;
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      if constexpr (R::kHold) {
+        w = s.weight[(R::kPaired ? v * K * K : 0) + kh * K + C];
+      } else if (R::kPaired || v == 0) {
+        w = set1<float>(weight[(R::kPaired ? v * weight_channel : 0) + kh * K + C]);
+        pin(w);
+      }
+      VecF32& sum = s.sums[(U - kh + K) % K][v][C % R::S];
+      sum = fma(x[v], w, sum);
+    }
+  }
+}
+
+template <class R, int U, int... C>
+FASTCONV_INLINE void rolling_row(RollingState<R>& s, const VecF32 (&low)[R::V],
+                                 const VecF32 (&high)[R::V], const float* weight,
+                                 int64_t weight_channel, std::integer_sequence<int, C...>) {
+  (rolling_taps<R, U, C>(s, low, high, weight, weight_channel), ...);
+}
+
+// The vectors of an input row, and what follows each of them.
+template <class R, class T>
+FASTCONV_INLINE void rolling_load(const RollingStrip<T>& t, const RollingState<R>& s, const T* p,
+                                  VecF32 (&low)[R::V], VecF32 (&high)[R::V]) {
+  constexpr int V = R::V, kV = kLanes<float>;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    if constexpr (R::kPaired) {
+      low[v] = load_range(p + v * t.x_channel, s.inside[0]);
+      high[v] = load_range(p + v * t.x_channel + kV, s.inside[1]);
+    } else {
+      low[v] = v > 0 && v + 1 < V ? load(p + v * kV) : load_range(p + v * kV, s.inside[v]);
+    }
+    pin(low[v]);
+  }
+  if constexpr (!R::kPaired) {
+#pragma GCC unroll 8
+    for (int v = 0; v + 1 < V; ++v) high[v] = low[v + 1];
+    high[V - 1] = load_range(p + V * kV, s.inside[V]);
+  }
+}
+
+// One input row.
+template <class R, int U, class T>
+FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
+                                  RollingState<R>& s) {
+  constexpr int K = R::K, V = R::V;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    s.sums[U][v][0] = set1<float>(t.bias[R::kPaired ? v : 0]);
+#pragma GCC unroll 4
+    for (int part = 1; part < R::S; ++part) s.sums[U][v][part] = VecF32{};
+  }
+  if (static_cast<uint64_t>(at.row) < static_cast<uint64_t>(t.height)) {
+    for (int64_t d = 0; d < (R::kFlat ? 1 : t.plane_count); ++d) {
+      VecF32 low[V], high[V];
+      rolling_load(t, s, R::kFlat ? at.x : at.x + t.planes[d].x, low, high);
+      rolling_row<R, U>(s, low, high, R::kFlat ? t.weight : t.weight + t.planes[d].weight,
+                        t.weight_channel,
+                        std::make_integer_sequence<int, K>{});
+    }
+  }
+  if (t.ahead != 0) prefetch_vectors<V, false>(at.x + t.ahead);
+  at.x += t.row_stride;
+  ++at.row;
+  if (++at.rows <= 0) return;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    constexpr int kOldest = (U + 1) % K;
+    VecF32 sum = s.sums[kOldest][v][0];
+#pragma GCC unroll 4
+    for (int part = 1; part < R::S; ++part) sum += s.sums[kOldest][v][part];
+    T* y = at.y + v * (R::kPaired ? t.y_channel : kLanes<float>);
+    if (!R::kPaired && v + 1 < V) {
+      store(y, sum);
+    } else {
+      store_range(y, sum, s.last);
+    }
+  }
+  if (t.y_ahead != 0) prefetch_vectors<V, true>(at.y + t.y_ahead);
+  at.y += t.y_row_stride;
+}
+
+// K rows, so that slots are constants.  False after the last one, which may fall within.
+template <class R, class T, int... U>
+FASTCONV_INLINE bool rolling_turn(const RollingStrip<T>& t, RollingPlace<T>& at, RollingState<R>& s,
+                                  int64_t rows, std::integer_sequence<int, U...>) {
+  return ((rolling_step<R, U>(t, at, s), at.rows < rows) && ...);
+}
+
+template <class R, class T>
+void rolling_strip(const RollingStrip<T>& strip) {
+  constexpr int K = R::K, V = R::V, kV = kLanes<float>, kSide = R::kPaired ? 1 : V;
+  const RollingStrip<T> t = strip;  // a copy, which no store to y can change
+  RollingState<R> s = {};
+  if constexpr (R::kHold) {
+    const float* weight = t.weight + t.planes->weight;
+#pragma GCC unroll 2
+    for (int f = 0; f < R::kFilters; ++f) {
+#pragma GCC unroll 16
+      for (int k = 0; k < K * K; ++k) {
+        s.weight[f * K * K + k] = set1<float>(weight[f * t.weight_channel + k]);
+        pin(s.weight[f * K * K + k]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v <= kSide; ++v) {
+    s.inside[v] = columns_inside<float>(t.x0 - t.pad + v * kV, t.width);
+  }
+  s.last = lane_range<float>(0, static_cast<int>(t.x1 - t.x0 - (kSide - 1) * kV));
+  RollingPlace<T> at;
+  at.row = t.y0 - t.pad_rows;
+  at.x = t.x + (R::kFlat ? t.planes->x : 0) + at.row * t.row_stride + t.x0 - t.pad;
+  at.y = t.y + t.y0 * t.y_row_stride + t.x0;
+  at.rows = 1 - K;
+  while (rolling_turn(t, at, s, t.y1 - t.y0, std::make_integer_sequence<int, K>{})) {
+  }
+}
+
+// A pair of channels whose rows are one vector.
+template <int K, class T>
+void rolling_pair(const RollingStrip<T>& t) {
+  if (K == 3 && t.plane_count == 1) {
+    rolling_strip<RollingShape<K, 2, K == 3, true>>(t);
+  } else {
+    rolling_strip<RollingShape<K, 2, false, true>>(t);
+  }
+}
+
+// Strips of as many vectors as leave the sums under way in registers.
+template <int K, bool Flat, class T>
+void rolling_strips(RollingStrip<T> t) {
+  constexpr int kV = kLanes<float>, kMost = K == 7 ? 3 : 4;
+  const int64_t end = t.x1;
+  int64_t vectors = ceil_div(end - t.x0, kV);
+  for (int64_t strips = ceil_div(vectors, kMost); strips > 0; --strips) {
+    const int64_t v = ceil_div(vectors, strips);
+    t.x1 = min_of(end, t.x0 + v * kV);
+    switch (v) {
+      case 1:
+        rolling_strip<RollingShape<K, 1, Flat, false>>(t);
+        break;
+      case 2:
+        rolling_strip<RollingShape<K, 2, Flat, false>>(t);
+        break;
+      case 3:
+        rolling_strip<RollingShape<K, 3, Flat, false>>(t);
+        break;
+      default:
+        if constexpr (kMost >= 4) rolling_strip<RollingShape<K, 4, Flat, false>>(t);
+    }
+    vectors -= v;
+    t.x0 = t.x1;
+  }
+}
+// Only a 3x3 filter of one plane has code of its own: its weights are held.
+template <int K, class T>
+void rolling_channel(const RollingStrip<T>& t) {
+  if (K == 3 && t.plane_count == 1) {
+    rolling_strips<K, K == 3>(t);
+  } else {
+    rolling_strips<K, false>(t);
+  }
+}
+
+#endif
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA

@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Walks the task grid of a correlation whose strips roll down contiguous images.
+#pragma once
+
+#include "ops/depthwise_conv/cpu_rolling-inl.h"
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+template <class T>
+struct RollingScratch {
+  RollingPlane* planes;
+  float* weight;  // of a pair of output channels, widened or turned around
+
+  int64_t carve(const Correlation& p, char* base) {
+    const int64_t bytes = round_up(p.axis[0].kernel * int64_t{sizeof(RollingPlane)}, 64);
+    planes = reinterpret_cast<RollingPlane*>(base);
+    weight = reinterpret_cast<float*>(base + bytes);
+    return bytes + 2 * p.taps * int64_t{sizeof(float)};
+  }
+};
+
+#if FASTCONV_LEVEL >= 2
+
+template <class T>
+class RollingTask {
+ public:
+  RollingTask(const Correlation& p, void* scratch) : p_(p) {
+    const CorrelationAxis& height = p.axis[1];
+    s_.carve(p, static_cast<char*>(scratch));
+    t_.planes = s_.planes;
+    t_.row_stride = p.x_strides.sp[1];
+    t_.height = height.in;
+    t_.width = p.axis[2].in;
+    t_.pad_rows = -height.taps(0).offset;
+    t_.pad = -p.axis[2].taps(0).offset;
+    t_.y_row_stride = p.y_strides.sp[1];
+    t_.x_channel = p.x_strides.c;
+    t_.y_channel = p.y_strides.c;
+    t_.weight_channel = p.taps;
+    t_.ahead = elements_ahead(p.prefetch, t_.row_stride, t_.height);
+    t_.y_ahead = elements_ahead(p.prefetch, t_.y_row_stride, height.out);
+  }
+
+  void run(const Correlation::Task& task) {
+    t_.y0 = task.y0;
+    t_.y1 = task.y1;
+    t_.x0 = task.x0;
+    t_.x1 = task.x1;
+    t_.plane_count = list_planes(task.z0);
+    // Channels that share their input would need a stride of zero for every other pair.
+    const bool pairs = task.x1 - task.x0 <= kLanes<float> && p_.fan_out == 1;
+    const T* x = static_cast<const T*>(p_.x) + task.n * p_.x_strides.n;
+    T* y = static_cast<T*>(p_.y) + task.n * p_.y_strides.n + task.z0 * p_.y_strides.sp[0];
+    for (int64_t channel = task.c0; channel < task.c1;) {
+      const int64_t count = pairs && channel + 1 < task.c1 ? 2 : 1;
+      t_.x = x + (p_.fan_out == 1 ? channel : channel / p_.fan_out) * p_.x_strides.c;
+      t_.y = y + channel * p_.y_strides.c;
+      load_filters(channel, count);
+      switch (p_.axis[2].kernel) {
+        case 3:
+          count == 2 ? rolling_pair<3>(t_) : rolling_channel<3>(t_);
+          break;
+        case 5:
+          count == 2 ? rolling_pair<5>(t_) : rolling_channel<5>(t_);
+          break;
+        default:
+          count == 2 ? rolling_pair<7>(t_) : rolling_channel<7>(t_);
+      }
+      channel += count;
+    }
+  }
+
+ private:
+  // The input planes that output plane z reads, with their filter planes.
+  int64_t list_planes(int64_t z) const {
+    const CorrelationAxis& depth = p_.axis[0];
+    const TapRun run = depth.taps(z % depth.phases);
+    const int64_t tz = z / depth.phases;
+    const auto [first, last] = depth.valid(run, tz);
+    int64_t count = 0;
+    for (int64_t d = first; d < last; ++d) {
+      const int64_t plane = tz * depth.step + run.offset + d * run.offset_step;
+      const int64_t tap = run.tap + d * run.tap_step;
+      const int64_t kd = depth.backward ? depth.kernel - 1 - tap : tap;
+      s_.planes[count++] = {plane * p_.x_strides.sp[0],
+                            kd * p_.axis[1].kernel * p_.axis[2].kernel};
+    }
+    return count;
+  }
+
+  // The filters and biases of `count` output channels.  Those of backward-data meet the input from
+  // the last tap to the first.
+  void load_filters(int64_t channel, int64_t count) {
+    const T* weight = static_cast<const T*>(p_.weight) + channel * p_.taps;
+    t_.weight = s_.weight;
+    if (p_.axis[2].backward) {
+      for (int64_t c = 0; c < count; ++c) {
+        for (int64_t i = 0; i < p_.taps; ++i) {
+          s_.weight[c * p_.taps + i] = to_float(weight[(c + 1) * p_.taps - 1 - i]);
+        }
+      }
+    } else if constexpr (sizeof(T) == sizeof(float)) {
+      t_.weight = weight;
+    } else {
+      widen_all(s_.weight, weight, count * p_.taps);
+    }
+    for (int64_t c = 0; c < count; ++c) {
+      t_.bias[c] =
+          p_.bias == nullptr ? 0.f : to_float(static_cast<const T*>(p_.bias)[channel + c]);
+    }
+  }
+
+  const Correlation& p_;
+  RollingScratch<T> s_;
+  RollingStrip<T> t_;
+};
+
+template <class T>
+void rolling_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
+  RollingTask<T> worker(p, scratch);
+  for (int64_t i = begin; i < end; ++i) worker.run(p.task(i));
+}
+
+#endif
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA
