@@ -14,7 +14,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "common/isa.h"
 #include "common/types.h"

@@ -8,6 +8,19 @@
 
 namespace fastconv::FASTCONV_ISA {
 
+// 0, 1, ... N - 1 as template arguments, for what a shift or an array index must know at compile
+// time: `f(Count<3>())` meets `template <int... I> void f(Ints<I...>)`.
+template <int... I>
+struct Ints {};
+template <int N, int... I>
+struct CountUp : CountUp<N - 1, N - 1, I...> {};
+template <int... I>
+struct CountUp<0, I...> {
+  using type = Ints<I...>;
+};
+template <int N>
+using Count = typename CountUp<N>::type;
+
 // Lanes [first, last) of a vector, 0 <= first <= last <= lanes, for loads that touch no others.
 template <class A>
 struct LaneRange {

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Contiguous (NCHW-like) correlation that reads the image in place: vector lanes are output columns.
+// Contiguous (NCHW-like) correlation that reads the image in place: vector lanes are output
+// columns.
 //
 // A tile is `Rows` output rows of one vector of columns.  For one filter column and up to four
 // filter rows the weights are broadcast once, then each input row is loaded once and meets every
@@ -108,8 +109,7 @@ FASTCONV_INLINE void direct_taps(const T* const* row, const Accum<T>* weight, in
 
 template <int Rows, int Vectors, int Chunk, bool Edge, class T>
 FASTCONV_INLINE void direct_chunk(const DirectRows<T>& set, int64_t m, const TapRun& columns,
-                                  int64_t x, int64_t width,
-                                  Vec<Accum<T>> (&acc)[Rows][Vectors]) {
+                                  int64_t x, int64_t width, Vec<Accum<T>> (&acc)[Rows][Vectors]) {
   const Accum<T>* weight = set.weight + m * set.weight_row + columns.tap;
   int64_t column = x + columns.offset;
   for (int64_t k = 0; k < columns.count; ++k) {

@@ -4,10 +4,10 @@
 // Walks the task grid of a correlation that reads contiguous images in place: lists the input rows
 // of each band of output rows, and hands it to the tiles.
 //
-// Output row t meets tap i in input row  step * t + offset + i * offset_step.  Two output rows share
-// input rows for different taps where the two steps have a common multiple: rows of a band are
-// `stride` outputs apart, and the taps fall into `residues` classes, such that within a class one
-// output row further is one tap further.  A 3x3 filter at stride 2 has residues {0, 2} and {1};
+// Output row t meets tap i in input row  step * t + offset + i * offset_step.  Two output rows
+// share input rows for different taps where the two steps have a common multiple: rows of a band
+// are `stride` outputs apart, and the taps fall into `residues` classes, such that within a class
+// one output row further is one tap further.  A 3x3 filter at stride 2 has residues {0, 2} and {1};
 // dilation 2 at stride 1 has bands of every second row.  Columns have one phase and step 1.
 #pragma once
 
@@ -17,8 +17,8 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 // One set of DirectRows, for whatever channel.
 struct DirectSet {
-  int64_t row;         // element offset of its first input row from the channel's first plane
-  int64_t rows;        // input rows, of which [first, last) are inside the image
+  int64_t row;   // element offset of its first input row from the channel's first plane
+  int64_t rows;  // input rows, of which [first, last) are inside the image
   int64_t first, last;
   int64_t row_stride;  // elements from one to the next
   int64_t weight, weight_row, taps;
@@ -168,8 +168,7 @@ class DirectTask {
     band_.columns = columns;
     band_.width = width.in;
     band_.first_inside = -columns.offset;
-    band_.last_inside =
-        width.in - kV - columns.offset - (columns.count - 1) * columns.offset_step;
+    band_.last_inside = width.in - kV - columns.offset - (columns.count - 1) * columns.offset_step;
   }
 
   void run(const Correlation::Task& task) {

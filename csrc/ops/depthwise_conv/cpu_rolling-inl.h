@@ -4,9 +4,9 @@
 // Contiguous (NCHW-like) correlation with small square filters, stride 1: vector lanes are output
 // columns, and a strip of up to 4 vectors rolls down the image.
 //
-// Each input row is loaded once, V + 1 vectors for V outputs; the taps of a filter row are shifts of
-// their lanes.  The K output rows that it belongs to are under way in registers, and the oldest is
-// complete after it.  3x3, 4 vectors: 36 FMAs for 5 loads, 8 shifts and 4 stores.
+// Each input row is loaded once, V + 1 vectors for V outputs; the taps of a filter row are shifts
+// of their lanes.  The K output rows that it belongs to are under way in registers, and the oldest
+// is complete after it.  3x3, 4 vectors: 36 FMAs for 5 loads, 8 shifts and 4 stores.
 //
 // Images of one vector go in pairs of channels, which share the loop.
 #pragma once
@@ -39,7 +39,7 @@ struct RollingStrip {
   int64_t y_row_stride;
   int64_t x_channel, y_channel, weight_channel;  // from one channel of a pair to the other
   int64_t y0, y1, x0, x1;                        // outputs
-  int64_t ahead, y_ahead;  // elements by which to prefetch, or none
+  int64_t ahead, y_ahead;                        // elements by which to prefetch, or none
 };
 
 // How far a strip prefetches: the hardware does not follow strides of a row.
@@ -120,7 +120,7 @@ FASTCONV_INLINE void rolling_taps(RollingState<R>& s, const VecF32 (&low)[R::V],
 template <class R, int U, int... C>
 FASTCONV_INLINE void rolling_row(RollingState<R>& s, const VecF32 (&low)[R::V],
                                  const VecF32 (&high)[R::V], const float* weight,
-                                 int64_t weight_channel, std::integer_sequence<int, C...>) {
+                                 int64_t weight_channel, Ints<C...>) {
   (rolling_taps<R, U, C>(s, low, high, weight, weight_channel), ...);
 }
 
@@ -162,8 +162,7 @@ FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
       VecF32 low[V], high[V];
       rolling_load(t, s, R::kFlat ? at.x : at.x + t.planes[d].x, low, high);
       rolling_row<R, U>(s, low, high, R::kFlat ? t.weight : t.weight + t.planes[d].weight,
-                        t.weight_channel,
-                        std::make_integer_sequence<int, K>{});
+                        t.weight_channel, Count<K>());
     }
   }
   if (t.ahead != 0) prefetch_vectors<V, false>(at.x + t.ahead);
@@ -190,7 +189,7 @@ FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
 // K rows, so that slots are constants.  False after the last one, which may fall within.
 template <class R, class T, int... U>
 FASTCONV_INLINE bool rolling_turn(const RollingStrip<T>& t, RollingPlace<T>& at, RollingState<R>& s,
-                                  int64_t rows, std::integer_sequence<int, U...>) {
+                                  int64_t rows, Ints<U...>) {
   return ((rolling_step<R, U>(t, at, s), at.rows < rows) && ...);
 }
 
@@ -220,7 +219,7 @@ void rolling_strip(const RollingStrip<T>& strip) {
   at.x = t.x + (R::kFlat ? t.planes->x : 0) + at.row * t.row_stride + t.x0 - t.pad;
   at.y = t.y + t.y0 * t.y_row_stride + t.x0;
   at.rows = 1 - K;
-  while (rolling_turn(t, at, s, t.y1 - t.y0, std::make_integer_sequence<int, K>{})) {
+  while (rolling_turn(t, at, s, t.y1 - t.y0, Count<K>())) {
   }
 }
 

@@ -84,8 +84,7 @@ class RollingTask {
       const int64_t plane = tz * depth.step + run.offset + d * run.offset_step;
       const int64_t tap = run.tap + d * run.tap_step;
       const int64_t kd = depth.backward ? depth.kernel - 1 - tap : tap;
-      s_.planes[count++] = {plane * p_.x_strides.sp[0],
-                            kd * p_.axis[1].kernel * p_.axis[2].kernel};
+      s_.planes[count++] = {plane * p_.x_strides.sp[0], kd * p_.axis[1].kernel * p_.axis[2].kernel};
     }
     return count;
   }
@@ -107,8 +106,7 @@ class RollingTask {
       widen_all(s_.weight, weight, count * p_.taps);
     }
     for (int64_t c = 0; c < count; ++c) {
-      t_.bias[c] =
-          p_.bias == nullptr ? 0.f : to_float(static_cast<const T*>(p_.bias)[channel + c]);
+      t_.bias[c] = p_.bias == nullptr ? 0.f : to_float(static_cast<const T*>(p_.bias)[channel + c]);
     }
   }
 

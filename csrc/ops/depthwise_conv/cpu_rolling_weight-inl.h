@@ -4,9 +4,9 @@
 // Contiguous (NCHW-like) weight gradient of small square filters, strides 1 and 2: lanes are
 // columns, and a strip of one vector of dy rolls down the image.
 //
-// The sums of up to 21 taps stay in registers for the whole plane.  Each row of x is loaded once and
-// its shifts meet the rows of dy that the filter rows pair it with: 3 rows of 5 taps, 15 FMAs for 5
-// loads and 4 shifts.  Lanes are added up at the end of a task.
+// The sums of up to 21 taps stay in registers for the whole plane.  Each row of x is loaded once
+// and its shifts meet the rows of dy that the filter rows pair it with: 3 rows of 5 taps, 15 FMAs
+// for 5 loads and 4 shifts.  Lanes are added up at the end of a task.
 #pragma once
 
 #include "common/transpose-inl.h"
@@ -24,7 +24,7 @@ struct RollingGradient {
   int64_t x_row, dy_row;  // strides
   int64_t height, width;  // of x
   int64_t pad_rows, pad;
-  int64_t y0, y1, x0, x1;  // of dy
+  int64_t y0, y1, x0, x1;     // of dy
   int64_t x_ahead, dy_ahead;  // elements by which to prefetch, or none
 };
 
@@ -40,13 +40,11 @@ struct GradientColumns {
 
 // The columns of x that meet a vector of dy, tap by tap.
 template <int... C>
-FASTCONV_INLINE void shift_taps(const VecF32 (&v)[2], VecF32 (&x)[sizeof...(C)],
-                                std::integer_sequence<int, C...>) {
+FASTCONV_INLINE void shift_taps(const VecF32 (&v)[2], VecF32 (&x)[sizeof...(C)], Ints<C...>) {
   ((x[C] = shift_lanes<C>(v[0], v[1])), ...);
 }
 template <int... C>
-FASTCONV_INLINE void shift_taps(const VecF32 (&v)[3], VecF32 (&x)[sizeof...(C)],
-                                std::integer_sequence<int, C...>) {
+FASTCONV_INLINE void shift_taps(const VecF32 (&v)[3], VecF32 (&x)[sizeof...(C)], Ints<C...>) {
   VecF32 low[2], high[2];
   split_pairs(v[0], v[1], low[0], low[1]);
   split_pairs(v[2], VecF32{}, high[0], high[1]);
@@ -68,14 +66,15 @@ FASTCONV_INLINE void gradient_group(const RollingGradient<T>& t, const GradientC
 #pragma GCC unroll 4
     for (int i = 0; i <= Step; ++i) v[i] = load_range(p + i * kV, c.inside[i]);
     if (t.x_ahead != 0) prefetch_vectors<Step, false>(p + t.x_ahead);
-    shift_taps(v, x, std::make_integer_sequence<int, Taps>{});
+    shift_taps(v, x, Count<Taps>());
 #pragma GCC unroll 4
     for (int h = u; h < Rows; h += Step) {
       const int64_t y = g - h / Step;
       if (Edge && (y < t.y0 || y >= t.y1)) continue;
       VecF32 dy = load_range(t.dy + y * t.dy_row + x0, c.outputs);
       pin(dy);
-      if (h == 0 && t.dy_ahead != 0) prefetch_vectors<1, false>(t.dy + y * t.dy_row + x0 + t.dy_ahead);
+      if (h == 0 && t.dy_ahead != 0)
+        prefetch_vectors<1, false>(t.dy + y * t.dy_row + x0 + t.dy_ahead);
 #pragma GCC unroll 8
       for (int k = 0; k < Taps; ++k) {
         sums.tap[h][k] = fma_range(x[k], dy, sums.tap[h][k], c.outputs);
@@ -217,8 +216,8 @@ void rolling_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void*
       std::memset(sums, 0, p.columns() * kVectorBytes);
       for (int64_t i = group * p.units_per_group; i < last; ++i) {
         const WeightPlan::Unit u = p.unit(i);
-        const T* x = static_cast<const T*>(p.x) + u.n * p.x_strides.n +
-                     c / p.multiplier * p.x_strides.c;
+        const T* x =
+            static_cast<const T*>(p.x) + u.n * p.x_strides.n + c / p.multiplier * p.x_strides.c;
         t.dy = static_cast<const T*>(p.dy) + u.n * p.dy_strides.n + c * p.dy_strides.c +
                u.z * p.dy_strides.sp[0];
         t.y0 = u.y0;
