@@ -16,6 +16,7 @@ import fastconv
 SHUFFLE = fastconv.channel_shuffle
 POOL = fastconv.depth_max_pool
 CONV = fastconv.depthwise_conv1d
+PATIENCE = 120  # seconds to find what takes one or two
 
 
 def one_element_off(x, groups):
@@ -97,7 +98,7 @@ def test_a_planted_bug_is_found(name, monkeypatch, tmp_path, rng):
     target, planted, match = PLANTED[name]
     monkeypatch.setattr(fastconv, target, planted)
     journal = worker.Journal(str(tmp_path / "journal"))
-    answer = worker.fuzz(target, rng.initial_seed(), 10, journal)
+    answer = worker.fuzz(target, rng.initial_seed(), PATIENCE, journal)
     assert answer["report"], f"not found in {answer['counts']} calls"
     with pytest.raises(AssertionError, match=match) as error:
         raise AssertionError(answer["report"])
@@ -114,14 +115,15 @@ def test_a_planted_bug_is_found(name, monkeypatch, tmp_path, rng):
     ("how", "body"),
     [
         ("signal 11", "import ctypes; ctypes.string_at(0)"),
-        ("exit code 1", "import time; time.sleep(1000)"),
+        ("exit code 1", "import time; time.sleep(10000)"),
     ],
     ids=["crash", "hang"],
 )
 def test_a_dead_worker_names_the_call(how, body, tmp_path, rng):
     prelude = f"""
-import fastconv, worker
-worker.HANG = 2
+import calls, fastconv, worker
+worker.judge(calls.Call("channel_shuffle", (calls.T((2, 4, 3, 3), grad=True),), {{"groups": 2}}))
+worker.HANG = 6  # of what takes milliseconds, once the first call has loaded all it needs
 shuffle = fastconv.channel_shuffle
 def planted(x, groups):
     y = shuffle(x, groups)
@@ -131,7 +133,7 @@ def planted(x, groups):
 fastconv.channel_shuffle = planted
 """
     with client.Fuzzer(tmp_path, prelude) as fuzzer:
-        answer = fuzzer.run("channel_shuffle", rng.initial_seed(), 20)
+        answer = fuzzer.run("channel_shuffle", rng.initial_seed(), PATIENCE)
         assert f"the worker died ({how}" in answer["report"]
         assert "most recent call first" in answer["report"]  # its stack, from faulthandler
         call = calls.parse(answer["report"].splitlines()[1])
