@@ -158,6 +158,27 @@ def test_calls_survive_their_text(rng):
     assert len({call.function for call in drawn}) > 5
 
 
+# Sound calls, and errors as torch's, that the judge once took for failures.
+PASSING = {
+    "a batch of two dimensions": "Call('pixel_unshuffle', (T((2, 2, 1, 2, 1), "
+    "layout='permuted:9'),), {'downscale_factor': (2, 1)})",
+    "the layer's rank": "Call('nn.DepthwiseConvTranspose2d', (T((2, 1, 1, 1)), [2, 1, 1, 1]), "
+    "{'in_channels': 1, 'out_channels': 1, 'kernel_size': (1, 1, 1), 'stride': (1, 1), "
+    "'padding': 0, 'output_padding': (0, 1), 'dilation': (1, 2), 'bias': False})",
+    "torch's IndexError": "Call('nn.DepthwiseConvTranspose3d', (T((2, 1, 1, 1, 1)), "
+    "[2, 1, 1, 1, 1]), {'in_channels': 1, 'out_channels': 1, 'kernel_size': (1, 1), "
+    "'stride': (1, 1, 1), 'padding': 0, 'output_padding': 0, 'dilation': (1, 1, 1)})",
+    "more than a float16 can hold": "Call('depthwise_conv2d', (T((2, 3, 90, 90), 'float16', "
+    "'scalar', 'large', grad=True), T((3, 1, 3, 3), 'float16', grad=True), T((3,), 'float16', "
+    "grad=True)), {}, grad_layout='scalar')",
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_was_misjudged(name):
+    assert worker.judge(calls.parse(PASSING[name])) == "passed"
+
+
 def test_every_waiver_still_fails():
     """A known failure that passes is fixed: its entry has to go."""
     for waiver in ledger.load():
