@@ -21,6 +21,8 @@ else:
 class _DepthwiseTranspose(_ConvTransposeNd):
     """What the layers share; mixed into ``nn.ConvTranspose1d``, ``2d`` and ``3d``."""
 
+    _dims: int  # of the class, whatever the length of kernel_size
+
     def __init__(
         self,
         in_channels: int,
@@ -63,7 +65,7 @@ class _DepthwiseTranspose(_ConvTransposeNd):
         """  # noqa: D205
         if self.padding_mode != "zeros":
             raise ValueError(f"Only `zeros` padding mode is supported for {type(self).__name__}")
-        nd = len(self.kernel_size)
+        nd = self._dims
         conv = (
             functional.depthwise_conv_transpose1d,
             functional.depthwise_conv_transpose2d,
@@ -107,6 +109,8 @@ class DepthwiseConvTranspose1d(_DepthwiseTranspose, nn.ConvTranspose1d):
         torch.Size([2, 16, 18])
     """  # noqa: D205
 
+    _dims = 1
+
 
 class DepthwiseConvTranspose2d(_DepthwiseTranspose, nn.ConvTranspose2d):
     """A :class:`torch.nn.ConvTranspose2d` with ``groups == in_channels``; see
@@ -127,6 +131,8 @@ class DepthwiseConvTranspose2d(_DepthwiseTranspose, nn.ConvTranspose2d):
         torch.Size([1, 16, 19, 19])
     """  # noqa: D205
 
+    _dims = 2
+
 
 class DepthwiseConvTranspose3d(_DepthwiseTranspose, nn.ConvTranspose3d):
     """A :class:`torch.nn.ConvTranspose3d` with ``groups == in_channels``; see
@@ -146,3 +152,5 @@ class DepthwiseConvTranspose3d(_DepthwiseTranspose, nn.ConvTranspose3d):
         >>> layer(torch.randn(1, 4, 5, 6, 7)).shape
         torch.Size([1, 4, 10, 12, 14])
     """  # noqa: D205
+
+    _dims = 3

@@ -48,6 +48,7 @@ else:
 class _Depthwise(_ConvNd):
     """What the depthwise convolutions share; mixed into ``nn.Conv1d``, ``2d`` and ``3d``."""
 
+    _dims: int  # of the class, whatever the length of kernel_size
     _modes: tuple[str, ...] = ("valid", "same")
 
     def __init__(
@@ -98,7 +99,7 @@ class _Depthwise(_ConvNd):
             )
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        nd = len(self.kernel_size)
+        nd = self._dims
         conv = (
             functional.depthwise_conv1d,
             functional.depthwise_conv2d,
@@ -134,6 +135,7 @@ class DepthwiseConv1d(_Depthwise, nn.Conv1d):
         torch.Size([2, 16, 9])
     """  # noqa: D205
 
+    _dims = 1
     _modes = ("valid", "same", "causal")
 
 
@@ -156,6 +158,8 @@ class DepthwiseConv2d(_Depthwise, nn.Conv2d):
         torch.Size([1, 16, 9, 9])
     """  # noqa: D205
 
+    _dims = 2
+
 
 class DepthwiseConv3d(_Depthwise, nn.Conv3d):
     """A :class:`torch.nn.Conv3d` with ``groups == in_channels``; see
@@ -175,6 +179,8 @@ class DepthwiseConv3d(_Depthwise, nn.Conv3d):
         >>> fastconv.nn.DepthwiseConv3d(4, 4, 3, padding=1)(torch.randn(1, 4, 5, 6, 7)).shape
         torch.Size([1, 4, 5, 6, 7])
     """  # noqa: D205
+
+    _dims = 3
 
 
 class DepthwiseSeparableConv2d(nn.Sequential):

@@ -98,6 +98,24 @@ def test_convolution_with_offsets_beyond_31_bits(layout, dtype):
         assert torch.equal(a, e.to(dtype))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_transposed_convolution_with_offsets_beyond_31_bits(layout):
+    """Of a huge image padding leaves a few rows in the middle, behind 2^31 elements."""
+    order, channels = (None, 1) if layout == "contiguous" else ((0, 2, 3, 1), 5)
+    rows = 2 * LAST // channels
+    skipped = rows // 2 - 3
+    out = rows + 2 - 2 * skipped
+    x = huge((1, channels, rows, 1025), torch.bfloat16, order)
+    first = skipped - 2  # output o is a sum over the rows o + skipped - (0, 1, 2)
+    near = x[:, :, first : skipped + out]
+    near[...] = torch.randint(-3, 4, near.shape).bfloat16()
+    assert first * x.stride(2) > 2**31
+    w = torch.randint(-3, 4, (channels, 1, 3, 3)).bfloat16()
+    y = fastconv.depthwise_conv_transpose2d(x, w, padding=(skipped, 0))
+    want = reference.depthwise_conv_transpose2d(near.double(), w.double(), padding=(2, 0))
+    assert torch.equal(y, want.bfloat16())
+
+
 def test_convolution_of_an_expanded_view():
     """2^31 elements and more that are 4 million floats in memory: zero and overlapping strides."""
     memory = torch.randn(2**16 * 63)

@@ -192,7 +192,7 @@ def test_data_loader_workers():
         spec.op(*WIDE[spec.name].tensors(), **WIDE[spec.name].kwargs)
     expected = [Steps()[i] for i in range(len(OP_SPECS))]
     loader = DataLoader(
-        Steps(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=120
+        Steps(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=600
     )
     for got, want in zip(loader, expected, strict=True):
         assert same_bits(got, want)

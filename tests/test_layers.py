@@ -111,6 +111,15 @@ def test_conv_rejects_what_torch_rejects(dims):
 
 
 @every_rank
+def test_conv_has_the_rank_of_its_class(dims):
+    for other in {1, 2, 3} - {dims}:
+        x = torch.zeros(1, 4, *[3] * other)
+        for layer, more in ((OURS[dims], {}), (TORCHS[dims], {"groups": 4})):
+            with pytest.raises(RuntimeError):
+                layer(4, 4, (1,) * other, (1,), (0,), (1,), **more)(x)
+
+
+@every_rank
 def test_conv_paddings_that_torch_lacks(dims):
     x = torch.randn(2, 3, *SIZE[dims], dtype=torch.float64)
     oracle = getattr(reference, f"depthwise_conv{dims}d")

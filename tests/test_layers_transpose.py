@@ -122,6 +122,17 @@ def test_rejects_what_torch_rejects(dims):
 
 
 @every_rank
+def test_has_the_rank_of_its_class(dims):
+    """Also if kernel_size has another length and all else could be of any rank."""
+    for other in {1, 2, 3} - {dims}:
+        x = torch.zeros(1, 4, *SIZE[other])
+        for layer, more in ((OURS[dims], {}), (TORCHS[dims], {"groups": 4})):
+            ones = {"stride": (1,), "padding": (0,), "output_padding": (0,), "dilation": (1,)}
+            with pytest.raises(RuntimeError):
+                layer(4, 4, (1,) * other, **ones, **more)(x)
+
+
+@every_rank
 def test_undoes_the_convolution_of_the_same_arguments(dims):
     """Sizes come back, and <conv(x), y> is <x, transposed(y)>."""
     args = {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False, "dtype": torch.float64}

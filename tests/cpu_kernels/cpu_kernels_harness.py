@@ -93,7 +93,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=3600,
+        timeout=6 * 3600 if EXHAUSTIVE else 3600,  # for a hang; minutes of work, if alone
     )
 
 

@@ -126,6 +126,8 @@ def _values(spec: T, generator: torch.Generator) -> Tensor:
         x = torch.where(torch.rand(shape, generator=generator) < 0.8, -math.inf, x)
     elif spec.values == "tiny":  # around the smallest normal number
         x = x * torch.finfo(dtype).tiny
+    elif spec.values == "large":  # a few of them are more than a float16 can hold
+        x = x * 2.0**13
     return x.to(dtype)
 
 

@@ -13,7 +13,9 @@ import threading
 from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
-PATIENCE = 420  # seconds beyond those of a job: shrinking may take five minutes, a hang one
+# Seconds beyond those of a job: hypothesis shrinks for up to five minutes, and a hang takes five.
+PATIENCE = 900
+STACK = 30000  # characters: 100 frames of a thread, with their paths
 
 
 class Fuzzer:
@@ -73,7 +75,12 @@ class Fuzzer:
         died = f"signal {-code}" if code < 0 else f"exit code {code}; 1 is that of a hang"
         return {
             "report": f"{target}, seed {seed}: the worker died ({died}) in this call:\n{call}\n"
-            f'replay it: python tests/fuzz/worker.py --replay "{call}"\n'
-            + self.stderr.read_text()[-30000:],  # a stack through hypothesis is long
+            f'replay it: python tests/fuzz/worker.py --replay "{call}"\n' + self._stack(),
             "counts": {},
         }
+
+    def _stack(self) -> str:
+        """What faulthandler wrote, from its first line on, or else the end of stderr."""
+        text = self.stderr.read_text(errors="replace")
+        found = [text.rfind(first) for first in ("Fatal Python error", "Timeout (")]
+        return text[max(found) :][:STACK] if max(found) >= 0 else text[-STACK:]

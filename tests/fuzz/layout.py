@@ -38,7 +38,8 @@ def check_layout(call: Call, x: Tensor, w: Any, y: Tensor) -> None:
         like = y.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else y.contiguous()
     else:
         said = call.kwargs.get("kernel_size", call.kwargs.get("block_size"))
-        spatial = y.dim() - 2
+        # Before the last three of a pixel shuffle any number of dimensions is the batch.
+        spatial = 2 if call.function.startswith("pixel") else y.dim() - 2
         if isinstance(said, (list, tuple)):
             spatial = len(said) - (call.function == "depth_max_pool")
         if y.dim() == spatial + 2 and y.dim() in (4, 5):

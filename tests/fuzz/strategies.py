@@ -82,7 +82,7 @@ def conv(draw: Any, nd: int) -> Call:
 
     dtype = draw(pick(FLOATS))
     grads = [draw(st.booleans()) for _ in range(3)]
-    values = draw(pick(("normal", "integers", "special", "tiny")))
+    values = draw(pick(("normal", "integers", "special", "tiny", "large")))
     shape = (*([] if batch is None else [batch]), channels, *size)
     x = T(shape, dtype, draw(layout_of(len(shape))), values, grads[0])
     shape = (channels * multiplier, 1, *kernel)
@@ -142,8 +142,17 @@ def pool(draw: Any) -> Call:
         return math.prod(few) * math.prod(size) * math.prod(kernel)
 
     few = shrink_to(4 * STEPS, cost, [batch or 1])
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if "padding" in kwargs:
+        spans = [max(n - 2 * p, 1) for n, p in zip(spans, padding, strict=True)]
+    least = [spans[0], *[1] * (axes - 1)] if alone else spans
+    while cost(few) > 4 * STEPS:  # then space
+        i = max(range(axes), key=lambda d: size[d] - least[d])
+        if size[i] <= least[i]:
+            break
+        size[i] = max(least[i], size[i] // 2)
     shape = (*([] if batch is None else [few[0] if batch else 0]), *size)
-    values = draw(pick(("normal", "integers", "special", "minus_inf", "tiny")))
+    values = draw(pick(("normal", "integers", "special", "minus_inf", "tiny", "large")))
     dtype = draw(pick(FLOATS))
     x = T(shape, dtype, draw(layout_of(len(shape))), values, draw(st.booleans()))
     return Call("depth_max_pool", (x,), kwargs, **draw(environment()))
