@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import ir, opset18 as op
+from onnxscript import ir
+from onnxscript import opset18 as op
 
 # Sizes are ints where they are known, and one-dimensional tensors of one element where they are
 # only known when the model runs.
@@ -40,16 +41,14 @@ def _list(values: Sequence[Size]) -> Any:
     """A tensor of the values, some of which may be known only when the model runs."""
     if all(isinstance(v, int) for v in values):
         return _constant(values)
-    rows = [
-        _constant([v]) if isinstance(v, int) else op.Reshape(v, _constant([1])) for v in values
-    ]
+    rows = [_constant([v]) if isinstance(v, int) else op.Reshape(v, _constant([1])) for v in values]
     return op.Concat(*rows, axis=0)
 
 
 def _reshape(x: Any, sizes: Sequence[Size]) -> Any:
     if sum(not isinstance(s, int) for s in sizes) == 1 and 0 not in sizes and -1 not in sizes:
         sizes = [s if isinstance(s, int) else -1 for s in sizes]
-    return op.Reshape(x, _list(sizes), allowzero=1 if 0 in [*sizes] else 0)
+    return op.Reshape(x, _list(sizes), allowzero=int(0 in sizes))
 
 
 def _sizes(x: Any, first: int = 0) -> list[Size]:
@@ -165,9 +164,7 @@ def _space_to_depth(input: Any, block_size: Any, order: str = "dcr", tile: int =
     if _own_operator(input, blocks, ("dcr",), order):
         return op.SpaceToDepth(input, blocksize=blocks[0])
     lead = len(input.shape) - nd - 1
-    small = [
-        _over(s, b) for s, b in zip(_sizes(input, lead + 1), blocks, strict=True)
-    ]
+    small = [_over(s, b) for s, b in zip(_sizes(input, lead + 1), blocks, strict=True)]
     split = [v for pair in zip(small, blocks, strict=True) for v in pair]
     x = _reshape(input, [*_sizes(input)[: lead + 1], *split])
     space = [lead + 1 + 2 * d for d in range(nd)]
@@ -188,7 +185,8 @@ def _depth_to_space(input: Any, block_size: Any, order: str = "dcr", tile: int =
     parts = [channels, *split]
     x = _reshape(input, [*_sizes(input)[:lead], *(parts[p - lead] for p in deep)])
     # The inverse of the permutation that space_to_depth would do.
-    x = op.Transpose(x, perm=[*range(lead), *(lead + deep.index(lead + i) for i in range(len(deep)))])
+    back = [lead + deep.index(d) for d in sorted(deep)]
+    x = op.Transpose(x, perm=[*range(lead), *back])
     large = [_times(s, b) for s, b in zip(space, blocks, strict=True)]
     return _reshape(x, [*_sizes(input)[:lead], channels, *large])
 
@@ -203,7 +201,7 @@ def _channel_shuffle(input: Any, groups: int, tile: int = -1) -> Any:
 # ---- pooling ----
 
 
-def _windows(x: Any, windows: Sequence[Sequence[int]], ceil_mode: bool) -> tuple[Any, Any]:
+def _windows(x: Any, windows: Sequence[Sequence[int]], ceil_mode: bool) -> Any:
     kernel, stride, padding, dilation = (list(w) for w in windows)
     return op.MaxPool(
         x,
@@ -224,9 +222,7 @@ def _over_channels(x: Any, windows: Sequence[Sequence[int]], ceil_mode: bool) ->
     return _reshape(y, [batch, -1, *space]), _reshape(where, [batch, -1, *space])
 
 
-def _pool(
-    input: Any, windows: Sequence[Sequence[int]], ceil_mode: bool
-) -> tuple[Any, Any]:
+def _pool(input: Any, windows: Sequence[Sequence[int]], ceil_mode: bool) -> tuple[Any, Any]:
     """The maxima, and their positions in the flattened (C, *spatial)."""
     nd = len(windows[0]) - 1
     x, single = _batched(input, nd + 2)

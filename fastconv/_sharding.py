@@ -83,7 +83,7 @@ def _cut_alike(op: Any, args: Sequence[Any], specs: Sequence[DTensorSpec]) -> bo
     channel = x.ndim - w.ndim + 1
     channels = x.shape[channel]
     filters = w.shape[0] * w.shape[1]  # of either kind of weight: (C * m, 1, ...), (C, m, ...)
-    return filters == channels or channels % _shards(specs[first], channel) == 0
+    return bool(filters == channels or channels % _shards(specs[first], channel) == 0)
 
 
 def _conv_rule(op: Any, x: _Input, w: _Input, b: _Input | None, *_: Any) -> list[Placements]:
@@ -105,7 +105,7 @@ def _conv_backward_rule(op: Any, dy: _Input, x: _Input, w: _Input, *rest: Any) -
     channel, space = _conv_dims(x, w)
     _refuse(op, x, space, "")
     _refuse(op, dy, space, "")
-    rules = [
+    rules: list[Placements] = [
         [_R, _R, _R, _R, _R, _R],
         [Shard(channel), Shard(0), Shard(0), Shard(channel), Shard(channel), Shard(0)],
     ]

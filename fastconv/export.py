@@ -16,8 +16,8 @@ def onnx_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     Convolutions become Conv and ConvTranspose, with a Pad before where ``'same'`` depends on a size
     that is not known yet; rearrangements become DepthToSpace and SpaceToDepth where these can do
-    it, and Reshape and Transpose otherwise; pooling over channels becomes MaxPool.  All are standard
-    operators of opset 18, so that the model runs without fastconv.  Needs ``onnxscript``, as
+    it, and Reshape and Transpose otherwise; pooling over channels becomes MaxPool.  These are
+    ONNX's own operators, so that the model runs without fastconv.  Needs ``onnxscript``, as
     ``torch.onnx.export`` itself does.
 
     Returns:

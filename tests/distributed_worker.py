@@ -3,8 +3,8 @@
 
 """One of two processes that test_distributed.py starts: python distributed_worker.py RANK FOLDER.
 
-Writes {check: traceback or None} to FOLDER/RANK.json.  Everything is compared with the same on whole
-tensors in this process.
+Writes {check: traceback or None} to FOLDER/RANK.json.  Everything is compared with the same on
+whole tensors in this process.
 """
 
 import copy
@@ -18,9 +18,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-
-import fastconv
-import fastconv.nn  # before DTensor, which is told about the operators when it is imported
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import (
     DTensor,
@@ -31,6 +28,9 @@ from torch.distributed.tensor import (
     distribute_tensor,
 )
 from torch.distributed.tensor.debug import CommDebugMode
+
+import fastconv
+import fastconv.nn  # before DTensor, which is told about the operators when it is imported
 
 RANK, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 WORLD = 2
@@ -292,7 +292,8 @@ def layer_with_sharded_channels():
 
 def main():
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{FOLDER}/store", rank=RANK, world_size=WORLD)
+    store = f"file://{FOLDER}/store"
+    dist.init_process_group("gloo", init_method=store, rank=RANK, world_size=WORLD)
     results = {}
     for name, function in CHECKS.items():
         try:
