@@ -210,13 +210,15 @@ def _strategy(rule: Rule, valid: Any, schema: OpSchema) -> OpStrategy:
         return _Input(argument.strategies[0].output_spec)
 
     args = [seen(a) for a in schema.args_schema]
-    return expand_to_full_mesh_op_strategy(
+    every = expand_to_full_mesh_op_strategy(
         schema.get_mesh_from_args(),
         schema,
         rule(schema.op, *args),
         input_index=len(schema.op._schema.returns),
-        is_valid_strategy_cb=valid and (lambda specs, _: valid(schema.op, args, specs)),
     )
+    if valid is None:
+        return every
+    return OpStrategy([s for s in every.strategies if valid(schema.op, args, s.input_specs)])
 
 
 def register() -> None:
