@@ -114,3 +114,16 @@ def test_decomposed_programs_keep_the_operators():
     assert sum(call.startswith("fastconv.") for call in calls) == 7
     x = torch.randn(SIZES[1])
     torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_same_padding_of_any_size(stride):
+    """TensorFlow's rule depends on the size; the program must not."""
+    layer = fastconv.nn.DepthwiseConv2d(4, 4, (3, 4), stride, padding="same", dilation=(1, 2))
+    sizes = ({0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=6)},)
+    program = torch.export.export(layer, (torch.randn(2, 4, 16, 16),), dynamic_shapes=sizes)
+    run = program.module()
+    for height in range(6, 20):
+        x = torch.randn(3, 4, height, 16)
+        torch.testing.assert_close(run(x), layer(x))
+        assert run(x).shape[2] == -(-height // stride)
