@@ -97,7 +97,9 @@ def padding_list(
                     # one starts at (size - 1) // s * s and needs `total` elements after that one,
                     # of which (size - 1) % s are there.  So written, torch.export can see bounds.
                     there = (size - 1) % s if s > 0 else size - 1
-                    total = torch.sym_max(total - there, 0)  # type: ignore[no-untyped-call]
+                    total = total - there
+                    if s < 1 or d * (k - 1) < s - 1:  # only then can it be negative
+                        total = torch.sym_max(total, 0)  # type: ignore[no-untyped-call]
                 pairs += [total // 2, (total + 1) // 2]
             return pairs
         raise RuntimeError(

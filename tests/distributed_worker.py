@@ -30,7 +30,7 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.debug import CommDebugMode
 
 import fastconv
-import fastconv.nn  # before DTensor, which is told about the operators when it is imported
+import fastconv.nn
 
 RANK, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 WORLD = 2
@@ -98,7 +98,6 @@ def ddp():
 
 @check
 def fsdp2():
-
     def wrap(model):
         mesh = cpu_mesh()
         for index in (1, 3):
@@ -110,7 +109,6 @@ def fsdp2():
 
 def both(function, tensors, placements, output):
     """Runs on shards and on whole tensors: values, gradients, placements, communication."""
-
     mesh = cpu_mesh()
     plain = [t.clone().requires_grad_() for t in tensors]
     shards = [
@@ -137,7 +135,6 @@ def both(function, tensors, placements, output):
 
 @check
 def convolutions_need_no_communication():
-
     torch.manual_seed(7)
     for nd, m, with_bias, transposed in itertools.product((1, 2, 3), (1, 2), (0, 1), (0, 1)):
         name = f"depthwise_conv{'_transpose' * transposed}{nd}d"
@@ -159,7 +156,6 @@ def convolutions_need_no_communication():
 
 @check
 def channels_that_do_not_divide():
-
     torch.manual_seed(8)
     x = torch.randn(2, 3, 9, dtype=torch.float64)
     w = torch.randn(3, 1, 3, dtype=torch.float64)
@@ -176,7 +172,6 @@ def channels_that_do_not_divide():
 
 @check
 def rearrangements_and_pooling_need_no_communication():
-
     torch.manual_seed(9)
     x = torch.randn(2, 8, 4, 8, dtype=torch.float64)
     cases = [
@@ -197,7 +192,6 @@ def rearrangements_and_pooling_need_no_communication():
 
 @check
 def indices_of_shards():
-
     mesh = cpu_mesh()
     x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(1))
     for place in (Shard(0), Shard(1)):  # positions count through channels: those are gathered
@@ -209,7 +203,6 @@ def indices_of_shards():
 @check
 def shards_that_must_move_give_the_same():
     """Channels of an order that mixes them are exchanged; the result is that of whole tensors."""
-
     mesh = cpu_mesh()
     x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1))
     for function in (
@@ -223,7 +216,6 @@ def shards_that_must_move_give_the_same():
 
 @check
 def sums_that_are_still_to_be_added_up():
-
     mesh = cpu_mesh()
     torch.manual_seed(4)
     parts = torch.randn(WORLD, 2, 4, 5, 5, dtype=torch.float64)
@@ -243,7 +235,6 @@ def sums_that_are_still_to_be_added_up():
 
 @check
 def space_is_refused():
-
     mesh = cpu_mesh()
     x = torch.randn(2, 4, 6, 6)
     w = distribute_tensor(torch.randn(4, 1, 3, 3), mesh, [Replicate()])
@@ -266,7 +257,6 @@ def space_is_refused():
 @check
 def layer_with_sharded_channels():
     """As tensor parallelism holds it: each process has its channels' filters alone."""
-
     mesh = cpu_mesh()
     torch.manual_seed(6)
     layer = fastconv.nn.DepthwiseConv2d(8, 8, 3, padding=1).double()
