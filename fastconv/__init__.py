@@ -10,9 +10,10 @@ from fastconv import _config
 
 _config.check_import()
 
-from fastconv import _C, nn  # noqa: E402, F401  (the operators register on import)
+from fastconv import _C, _lazy, nn  # noqa: E402, F401  (the operators register on import)
 from fastconv._config import __version__, config  # noqa: E402
 from fastconv.convert import convert_, revert_  # noqa: E402
+from fastconv.export import onnx_translation_table  # noqa: E402
 from fastconv.functional import (  # noqa: E402
     channel_shuffle,
     depth_max_pool,
@@ -29,6 +30,7 @@ from fastconv.functional import (  # noqa: E402
 )
 
 _config.check_isa()
+_lazy.after_import("torch.distributed.tensor", "fastconv._sharding")
 
 __all__ = [
     "__version__",
@@ -44,6 +46,7 @@ __all__ = [
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose3d",
     "nn",
+    "onnx_translation_table",
     "pixel_shuffle",
     "pixel_unshuffle",
     "revert_",

@@ -93,12 +93,14 @@ def padding_list(
             for size, k, s, d in zip(input.shape[-nd:], kernel, stride, dilation, strict=False):
                 total = _in_64_bits(d * (k - 1))
                 if s != 1:
-                    # TensorFlow's rule: ceil(size / s) outputs, the odd one at the end.
-                    reach = (size + s - 1) // s * s - s if s > 0 else 0
-                    total = torch.sym_max(  # type: ignore[no-untyped-call]
-                        reach + total + 1 - size, 0
-                    )
-                pairs += [total // 2, total - total // 2]
+                    # TensorFlow's rule: ceil(size / s) outputs, the odd zero at the end.  The last
+                    # one starts at (size - 1) // s * s and needs `total` elements after that one,
+                    # of which (size - 1) % s are there.  So written, torch.export can see bounds.
+                    there = (size - 1) % s if s > 0 else size - 1
+                    total = total - there
+                    if s < 1 or d * (k - 1) < s - 1:  # only then can it be negative
+                        total = torch.sym_max(total, 0)  # type: ignore[no-untyped-call]
+                pairs += [total // 2, (total + 1) // 2]
             return pairs
         raise RuntimeError(
             f"{function}: invalid padding string {padding!r}, should be one of "

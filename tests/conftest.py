@@ -3,10 +3,12 @@
 
 """Fixtures shared by the tests: devices, fresh random numbers, and the thread count."""
 
+import functools
 import importlib.util
 import os
 import random
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +160,34 @@ def random_conv():
         return problem(rng, int(spec.name[-2]))
 
     return draw
+
+
+def import_library(name):
+    """A library that only tests use, or a skip."""
+    if name in ("timm", "torchvision"):
+        _prepare_torchvision()
+    return pytest.importorskip(name, reason=f'needs {name}: see "Real models" in CONTRIBUTING.md')
+
+
+@functools.cache
+def _prepare_torchvision():
+    """The package index has torchvision for a torch with CUDA only.
+
+    Beside another torch its compiled part does not load, and its import stops at two operators that
+    it takes for granted.  The networks need none of its operators.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return
+    try:
+        torch.ops.load_library(Path(spec.origin).parent / "_C.so")
+    except OSError:
+        for name in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", schema)
+
+
+@pytest.fixture
+def library():
+    """Imports what tests use and fastconv does not: library("timm")."""
+    return import_library

@@ -25,8 +25,9 @@ BLOCKS = [
     for index, block in enumerate(BLOCK.findall(page.read_text()))
 ]
 FUNCTIONS = [n for n in fastconv.__all__ if hasattr(fastconv.functional, n)]
+OTHERS = ["convert_", "revert_", "onnx_translation_table"]
 DOCUMENTED = {
-    **{name: getattr(fastconv, name) for name in [*FUNCTIONS, "convert_", "revert_"]},
+    **{name: getattr(fastconv, name) for name in [*FUNCTIONS, *OTHERS]},
     **{f"nn.{name}": getattr(fastconv.nn, name) for name in fastconv.nn.__all__},
 }
 
@@ -35,8 +36,15 @@ def test_readme_has_code():
     assert BLOCK.search((ROOT / "README.md").read_text())
 
 
+def needs_onnx(text):
+    if "torch.onnx.export(" in text:
+        reason = 'needs onnxscript: see "Real models" in CONTRIBUTING.md'
+        pytest.importorskip("onnxscript", reason=reason)
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_block(block):
+    needs_onnx(block)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
 
 
@@ -50,6 +58,7 @@ def test_docstring(name):
         for parameter in parameters:
             assert re.search(rf"^    {parameter}:", text, re.MULTILINE), parameter
         assert "Returns:" in text and "Raises:" in text
+    needs_onnx(text)
     parser = doctest.DocTestParser()
     test = parser.get_doctest(text, {"torch": torch, "fastconv": fastconv}, name, None, 0)
     assert test.examples, "no example"
