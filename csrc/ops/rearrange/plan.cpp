@@ -96,10 +96,13 @@ Copy without_run(const Copy& copy, int64_t run) {
   return fine;
 }
 
-bool make_permutation(const Copy& copy, int64_t run, Plan& plan) {
+bool worth_tables(const Copy& copy, int64_t run) {
   int64_t bytes = run;
   for (int i = 0; i < copy.rank; ++i) bytes *= copy.axis[i].size;
-  if (bytes < kWorthTables) return false;
+  return bytes >= kWorthTables;
+}
+
+bool make_permutation(const Copy& copy, int64_t run, Plan& plan) {
   const Copy fine = without_run(copy, run);
   Permutation found;
   if (fine.element > 8 || !find_permutation(fine, found)) return false;
@@ -155,7 +158,8 @@ Plan make_plan(Copy copy, bool whole) {
   // The output of a second pass may have nothing contiguous but the element.
   if (run > copy.element || copy.rank == 0 || copy.axis[copy.rank - 1].out != copy.element) {
     plan.kernel = Kernel::kRuns;
-    if (whole && has_short_rows(plan, rows, columns) && make_permutation(copy, run, plan)) {
+    if (whole && has_short_rows(plan, rows, columns) && worth_tables(copy, run) &&
+        make_permutation(copy, run, plan)) {
       return plan;
     }
     set_tasks(copy, rows, columns, plan);
@@ -200,7 +204,7 @@ Plan make_plan(Copy copy, bool whole) {
     }
     columns = nearest < 0 ? Group{} : single(copy, nearest);
   }
-  if (whole && has_short_rows(plan, rows, columns) &&
+  if (whole && has_short_rows(plan, rows, columns) && worth_tables(copy, run) &&
       !(plan.kernel == Kernel::kScalar && is_two_transpositions(given)) &&
       make_permutation(copy, run, plan)) {
     return plan;
