@@ -40,7 +40,7 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
   for (int m = 0; m < rows.count; ++m) inner[rows.members[m]] = true;
   for (int m = 0; m < columns.count; ++m) inner[columns.members[m]] = true;
   // One input row into several output rows: the input goes by once, in order.
-  plan.input_order = plan.kernel == Kernel::kDeinterleave ||
+  plan.input_order = plan.kernel == Kernel::kDeinterleave || plan.kernel == Kernel::kUnweave ||
                      (plan.kernel == Kernel::kTile && columns.size < rows.size);
   plan.outer = 0;
   int64_t positions = 1;
@@ -61,7 +61,7 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
     plan.consecutive = plan.consecutive && plan.axis[i].out == next;
     next *= plan.axis[i].size;
   }
-  plan.split_rows = plan.kernel == Kernel::kDeinterleave ||
+  plan.split_rows = plan.kernel == Kernel::kDeinterleave || plan.kernel == Kernel::kUnweave ||
                     (plan.kernel == Kernel::kScalar && rows.size > columns.size);
   const int64_t length = plan.run * (plan.split_rows ? rows.size : columns.size);
   plan.pieces = max_of(1, min_of(bytes / kPieceBytes, length / (4 * kVector)));
@@ -83,7 +83,7 @@ void set_mask(int64_t few, Plan& plan) {
 
 // Tables of permutations are made per task, and the ends of rows are moved with masks, which both
 // have to be worth it.
-constexpr int64_t kWorthTables = 16 * 1024, kWorthRow = 256;  // bytes
+constexpr int64_t kWorthTables = 4 * 1024, kWorthRow = 256;  // bytes
 
 // The run as elements and an axis of them, for a permutation moves no runs.
 Copy without_run(const Copy& copy, int64_t run) {
@@ -185,6 +185,14 @@ Plan make_plan(Copy copy, bool whole) {
       plan.kernel = Kernel::kDeinterleave;
       columns = many_columns;
       set_mask(columns.size, plan);
+    } else if (is_column(many_rows.size, element) && columns.size >= lanes &&
+               copy.axis[j].out == many_rows.size * element) {
+      plan.kernel = Kernel::kWeave;
+      rows = many_rows;
+    } else if (is_column(many_columns.size, element) && rows.size >= lanes &&
+               copy.axis[i].in == many_columns.size * element) {
+      plan.kernel = Kernel::kUnweave;
+      columns = many_columns;
     } else if (many_rows.size >= lanes && many_columns.size >= lanes) {
       plan.kernel = Kernel::kTile;
       if (rows.size < 4 * lanes) rows = many_rows;
