@@ -83,7 +83,7 @@ void set_mask(int64_t few, Plan& plan) {
 
 // Tables of permutations are made per task, and the ends of rows are moved with masks, which both
 // have to be worth it.
-constexpr int64_t kWorthTables = 4 * 1024, kWorthRow = 256;  // bytes
+constexpr int64_t kWorthTables = 16 * 1024, kWorthRow = 256;  // bytes
 
 // The run as elements and an axis of them, for a permutation moves no runs.
 Copy without_run(const Copy& copy, int64_t run) {
