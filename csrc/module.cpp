@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "ops/rearrange/python_torch.h"
 
 namespace {
 
@@ -54,4 +55,6 @@ PYBIND11_MODULE(_C, m) {
 #endif
       },
       "Whether the CUDA kernels were built.");
+  // Short ways to operators whose calls take less time than torch.ops spends on arguments.
+  PyModule_AddFunctions(m.ptr(), fastconv::rearrange::kPythonMethods);
 }

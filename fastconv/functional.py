@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastconv import _C
 from fastconv._arguments import (
     Ints,
     Padding,
@@ -38,6 +39,10 @@ _depth_to_space = torch.ops.fastconv.depth_to_space.default
 _channel_shuffle = torch.ops.fastconv.channel_shuffle.default
 _depth_max_pool = torch.ops.fastconv.depth_max_pool.default
 _depth_max_pool_with_indices = torch.ops.fastconv.depth_max_pool_with_indices.default
+
+# The functions of _C are short ways to the same operators, which Dynamo cannot look into: what
+# torch.compile sees is torch.ops.  They return None for calls that they leave to it as well.
+_compiling = torch.compiler.is_dynamo_compiling
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -314,6 +319,10 @@ def space_to_depth(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
         >>> fastconv.space_to_depth(torch.randn(1, 3, 224, 224), 4).shape
         torch.Size([1, 48, 56, 56])
     """
+    if not _compiling():
+        short = _C.space_to_depth(input, block_size, order)
+        if short is not None:
+            return short
     blocks = _blocks("space_to_depth", input, block_size, order)
     output: Tensor = _space_to_depth(input, blocks, order)
     return output
@@ -341,6 +350,10 @@ def depth_to_space(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
         >>> fastconv.depth_to_space(torch.randn(1, 48, 56, 56), (4, 4)).shape
         torch.Size([1, 3, 224, 224])
     """
+    if not _compiling():
+        short = _C.depth_to_space(input, block_size, order)
+        if short is not None:
+            return short
     blocks = _blocks("depth_to_space", input, block_size, order)
     output: Tensor = _depth_to_space(input, blocks, order)
     return output
@@ -378,6 +391,10 @@ def pixel_shuffle(input: Tensor, upscale_factor: Ints) -> Tensor:
         >>> fastconv.pixel_shuffle(torch.randn(1, 8, 4, 4), 2).shape
         torch.Size([1, 2, 8, 8])
     """
+    if not _compiling():
+        short = _C.depth_to_space(input, upscale_factor)
+        if short is not None:
+            return short
     require_tensor("pixel_shuffle", "input", input)
     block = _pair("pixel_shuffle", "upscale_factor", upscale_factor)
     output: Tensor = _depth_to_space(input, block, "crd")
@@ -405,6 +422,10 @@ def pixel_unshuffle(input: Tensor, downscale_factor: Ints) -> Tensor:
         >>> fastconv.pixel_unshuffle(torch.randn(1, 2, 8, 8), 2).shape
         torch.Size([1, 8, 4, 4])
     """
+    if not _compiling():
+        short = _C.space_to_depth(input, downscale_factor)
+        if short is not None:
+            return short
     require_tensor("pixel_unshuffle", "input", input)
     block = _pair("pixel_unshuffle", "downscale_factor", downscale_factor)
     output: Tensor = _space_to_depth(input, block, "crd")
@@ -432,6 +453,10 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
         >>> fastconv.channel_shuffle(torch.arange(4.0).view(1, 4, 1), 2).flatten().tolist()
         [0.0, 2.0, 1.0, 3.0]
     """
+    if not _compiling():
+        short = _C.channel_shuffle(input, groups)
+        if short is not None:
+            return short
     require_tensor("channel_shuffle", "input", input)
     output: Tensor = _channel_shuffle(input, as_int("channel_shuffle", "groups", groups, groups))
     return output

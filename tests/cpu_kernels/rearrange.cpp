@@ -17,8 +17,8 @@ using harness::Totals;
 namespace {
 
 constexpr auto kRun = FASTCONV_ISA_TABLE(run);
-constexpr const char* kKernels[] = {"runs", "interleave", "deinterleave",
-                                    "tile", "scalar",     "permute"};
+constexpr const char* kKernels[] = {"runs",    "interleave", "deinterleave", "weave",
+                                    "unweave", "tile",       "scalar",       "permute"};
 
 // A permutation of axes: the output is dense, the input any view.
 struct Case {
@@ -118,7 +118,7 @@ struct Room {
   static std::vector<Case> table() {
     std::vector<Case> cases;
     for (int64_t element = 1; element <= 16; element *= 2) {
-      for (const int64_t few : {2, 3, 4, 5, 8, 15}) {
+      for (const int64_t few : {2, 3, 4, 5, 8, 9, 15, 21, 63}) {
         cases.push_back({element, {3, 1031, few}, {0, 2, 1}, false, false});  // interleave
         cases.push_back({element, {3, few, 1031}, {0, 2, 1}, false, false});  // deinterleave
         cases.push_back({element, {7, few, 5, 9, 3}, {0, 3, 1, 4, 2}, false, false});

@@ -29,7 +29,8 @@ REACHED = {
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}
     | DTYPES,
-    "rearrange": {"runs", "interleave", "deinterleave", "tile", "scalar", "permute"}
+    "rearrange": {"runs", "interleave", "deinterleave", "weave", "unweave"}
+    | {"tile", "scalar", "permute"}
     | {"two:runs", "two:tile"}
     | {f"bytes:{n}" for n in (1, 2, 4, 8, 16)},
 }

@@ -26,7 +26,8 @@ struct Permute {
       to[k] = p.columns.table[k / per_column] + k % per_column * E;
     }
   }
-  void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) const {
+  FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                     int64_t end, int64_t) const {
     for (int64_t t = begin; t < end; ++t) {
       const char* near = in + t * p.step_in;
       char* far = out + t * p.step_out;
@@ -57,12 +58,31 @@ struct Permute {
     int64_t out, bytes;
     int takes;
   };
+  // Picks nothing: of the vector as it was, the same words; of the one that is loaded, none.
+  struct Nothing {
+    alignas(kGive) uint8_t pick[kGive];
+
+    constexpr Nothing() : pick() {
+      for (int i = 0; i < kGive; ++i) {
+        pick[i] = kGive == 16 ? 0x80 : i % kWord == 0 ? static_cast<uint8_t>(i / kWord) : 0;
+      }
+    }
+  };
+  static constexpr Nothing kNothing{};
+
   Take take[kMost];
   Give give[kMost];
+  int from_row[kMaxTable];  // of every element of a step
+  int64_t from_position[kMaxTable];
   int takes, gives;
   int64_t steps;
 
   explicit Permute(const Plan& p) {
+    const int64_t per_row = p.step_in / p.element;
+    for (int64_t k = 0; k < per_row * p.rows.size; ++k) {
+      from_row[k] = static_cast<int>(p.from[k] / per_row);
+      from_position[k] = p.from[k] % per_row * p.element;
+    }
     // The steps that fill vectors best, or one vector: whichever needs fewer takes.
     const int64_t most = min_of(p.length / p.pieces, kGive);
     const int64_t one = max_of(1, min_of(most, kGive / p.step_out));
@@ -111,41 +131,48 @@ struct Permute {
   }
 
   bool fill_give(const Plan& p, int64_t column, int64_t at, Give& g) {
-    const int64_t per_column = p.step_out / p.element, per_row = p.step_in / p.element;
-    int64_t row[kGive], position[kGive];
-    for (int64_t t = 0; t < g.bytes; t += kUnit) {
-      const int64_t step = (at + t) / p.step_out, within = (at + t) % p.step_out;
-      const int64_t from = p.from[column * per_column + within / p.element];
-      row[t] = from / per_row;
-      position[t] = step * p.step_in + from % per_row * p.element + within % p.element;
+    constexpr int64_t kUnits = kGive / kUnit;
+    const int64_t per_column = p.step_out / p.element, units = g.bytes / kUnit;
+    // Where each unit comes from; a row of -1 has been found.
+    int row[kUnits];
+    int64_t position[kUnits];
+    int64_t base = at / p.step_out * p.step_in;
+    int64_t k = at % p.step_out / p.element, within = at % p.element;
+    for (int64_t u = 0; u < units; ++u) {
+      row[u] = from_row[column * per_column + k];
+      position[u] = base + from_position[column * per_column + k] + within;
+      within += kUnit;
+      if (within < p.element) continue;
+      within = 0;
+      if (++k < per_column) continue;
+      k = 0;
+      base += p.step_in;
     }
     // Windows of the rows, from their first byte that is needed on, until all are found.
     for (int64_t left = 0;;) {
-      while (left < g.bytes && row[left] < 0) left += kUnit;
-      if (left >= g.bytes) return true;
+      while (left < units && row[left] < 0) ++left;
+      if (left >= units) return true;
       if (takes == kMost) return false;
-      const int64_t r = row[left];
+      const int r = row[left];
       int64_t window = position[left];
-      for (int64_t t = left; t < g.bytes; t += kUnit) {
-        if (row[t] == r) window = min_of(window, position[t]);
+      for (int64_t u = left + 1; u < units; ++u) {
+        if (row[u] == r) window = min_of(window, position[u]);
       }
-      Take& k = take[takes++];
-      k.in = p.rows.table[r] + window;
-      k.bytes = 0;
-      for (int h = 0; h < kHalves; ++h) {
-        for (int i = 0; i < kGive / kWord; ++i) put(k.pick[h], i, kGive == 16 ? 0x80 : i);
-      }
-      for (int64_t t = left; t < g.bytes; t += kUnit) {
-        const int64_t from = position[t] - window;
-        if (row[t] != r || from + kUnit > kGive) continue;
-        row[t] = -1;
-        k.bytes = max_of(k.bytes, from + kUnit);
+      Take& t = take[takes++];
+      t.in = p.rows.table[r] + window;
+      t.bytes = 0;
+      for (int h = 0; h < kHalves; ++h) std::memcpy(t.pick[h], kNothing.pick, kGive);
+      for (int64_t u = left; u < units; ++u) {
+        const int64_t from = position[u] - window;
+        if (row[u] != r || from + kUnit > kGive) continue;
+        row[u] = -1;
+        t.bytes = max_of(t.bytes, from + kUnit);
         if constexpr (kGive == 16) {
-          for (int b = 0; b < kUnit; ++b) put(k.pick[0], t + b, from + b);
+          for (int b = 0; b < kUnit; ++b) put(t.pick[0], u * kUnit + b, from + b);
         } else {
-          const int64_t half = t / kUnit % kHalves;
-          put(k.pick[half], t / kWord, kGive / kWord + from / kWord);
-          if constexpr (kHalves == 2) g.shift[half][t / 2] = from % 2 != half ? 8 : 0;
+          const int64_t half = u % kHalves;
+          put(t.pick[half], u * kUnit / kWord, kGive / kWord + from / kWord);
+          if constexpr (kHalves == 2) g.shift[half][u / 2] = from % 2 != half ? 8 : 0;
         }
       }
     }
@@ -217,7 +244,8 @@ template <int kUnit, int kEach>
 struct PermuteEach {
   const Permute<kUnit>& permute;
 
-  void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) const {
+  FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                     int64_t end, int64_t) const {
     const int64_t steps = permute.steps;
     // Steps that have kGive bytes after them in every row.
     const int64_t inside = end - ceil_div(kGive, min_of(p.step_in, p.step_out));

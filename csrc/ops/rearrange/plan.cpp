@@ -40,7 +40,7 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
   for (int m = 0; m < rows.count; ++m) inner[rows.members[m]] = true;
   for (int m = 0; m < columns.count; ++m) inner[columns.members[m]] = true;
   // One input row into several output rows: the input goes by once, in order.
-  plan.input_order = plan.kernel == Kernel::kDeinterleave ||
+  plan.input_order = plan.kernel == Kernel::kDeinterleave || plan.kernel == Kernel::kUnweave ||
                      (plan.kernel == Kernel::kTile && columns.size < rows.size);
   plan.outer = 0;
   int64_t positions = 1;
@@ -61,7 +61,7 @@ void set_tasks(const Copy& copy, const Group& rows, const Group& columns, Plan& 
     plan.consecutive = plan.consecutive && plan.axis[i].out == next;
     next *= plan.axis[i].size;
   }
-  plan.split_rows = plan.kernel == Kernel::kDeinterleave ||
+  plan.split_rows = plan.kernel == Kernel::kDeinterleave || plan.kernel == Kernel::kUnweave ||
                     (plan.kernel == Kernel::kScalar && rows.size > columns.size);
   const int64_t length = plan.run * (plan.split_rows ? rows.size : columns.size);
   plan.pieces = max_of(1, min_of(bytes / kPieceBytes, length / (4 * kVector)));
@@ -96,10 +96,13 @@ Copy without_run(const Copy& copy, int64_t run) {
   return fine;
 }
 
-bool make_permutation(const Copy& copy, int64_t run, Plan& plan) {
+bool worth_tables(const Copy& copy, int64_t run) {
   int64_t bytes = run;
   for (int i = 0; i < copy.rank; ++i) bytes *= copy.axis[i].size;
-  if (bytes < kWorthTables) return false;
+  return bytes >= kWorthTables;
+}
+
+bool make_permutation(const Copy& copy, int64_t run, Plan& plan) {
   const Copy fine = without_run(copy, run);
   Permutation found;
   if (fine.element > 8 || !find_permutation(fine, found)) return false;
@@ -155,7 +158,8 @@ Plan make_plan(Copy copy, bool whole) {
   // The output of a second pass may have nothing contiguous but the element.
   if (run > copy.element || copy.rank == 0 || copy.axis[copy.rank - 1].out != copy.element) {
     plan.kernel = Kernel::kRuns;
-    if (whole && has_short_rows(plan, rows, columns) && make_permutation(copy, run, plan)) {
+    if (whole && has_short_rows(plan, rows, columns) && worth_tables(copy, run) &&
+        make_permutation(copy, run, plan)) {
       return plan;
     }
     set_tasks(copy, rows, columns, plan);
@@ -181,6 +185,14 @@ Plan make_plan(Copy copy, bool whole) {
       plan.kernel = Kernel::kDeinterleave;
       columns = many_columns;
       set_mask(columns.size, plan);
+    } else if (is_column(many_rows.size, element) && columns.size >= lanes &&
+               copy.axis[j].out == many_rows.size * element) {
+      plan.kernel = Kernel::kWeave;
+      rows = many_rows;
+    } else if (is_column(many_columns.size, element) && rows.size >= lanes &&
+               copy.axis[i].in == many_columns.size * element) {
+      plan.kernel = Kernel::kUnweave;
+      columns = many_columns;
     } else if (many_rows.size >= lanes && many_columns.size >= lanes) {
       plan.kernel = Kernel::kTile;
       if (rows.size < 4 * lanes) rows = many_rows;
@@ -200,7 +212,7 @@ Plan make_plan(Copy copy, bool whole) {
     }
     columns = nearest < 0 ? Group{} : single(copy, nearest);
   }
-  if (whole && has_short_rows(plan, rows, columns) &&
+  if (whole && has_short_rows(plan, rows, columns) && worth_tables(copy, run) &&
       !(plan.kernel == Kernel::kScalar && is_two_transpositions(given)) &&
       make_permutation(copy, run, plan)) {
     return plan;

@@ -20,10 +20,18 @@ constexpr bool is_few(int64_t n, int64_t element) {
   return n < kVector / element || (n <= max_few(element) && (n & (n - 1)) == 0);
 }
 
+// Rows that kWeave makes one of, and kUnweave of one: a column fills the widest vector at most, and
+// kTile would do some of it twice.
+constexpr bool is_column(int64_t n, int64_t element) {
+  return n * element > kVector && n * element % kVector != 0 && n * element <= 4 * kVector;
+}
+
 enum class Kernel : uint8_t {
   kRuns,          // contiguous in both tensors
   kInterleave,    // few input rows become one output row
   kDeinterleave,  // one input row becomes few output rows
+  kWeave,         // as kInterleave: more rows, of up to 64 bytes a column
+  kUnweave,       // as kDeinterleave
   kTile,          // transposes squares of lanes x lanes
   kScalar,        // anything else
   kPermute,       // a permutation of a few elements, again and again along an axis

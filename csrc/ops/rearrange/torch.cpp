@@ -5,9 +5,9 @@
 // and describes, this file connects to the dispatcher.
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "ops/rearrange/autograd_torch.h"
 #include "ops/rearrange/plan.h"
 #include "ops/rearrange/shapes_torch.h"
 #include "torch_utils.h"
@@ -122,80 +122,30 @@ Tensor channel_shuffle_decomposed(const Tensor& input, SymInt groups, int64_t /*
 // ---- autograd: each op is the other's backward ----
 
 template <bool kToDepth>
-Tensor call_block(const Tensor& input, SymIntArrayRef block, std::string_view order, int64_t tile) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow(kToDepth ? "fastconv::space_to_depth" : "fastconv::depth_to_space", "")
-          .typed<Tensor(const Tensor&, SymIntArrayRef, std::string_view, int64_t)>();
-  return op.call(input, block, order, tile);
-}
-
-Tensor call_shuffle(const Tensor& input, const SymInt& groups, int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::channel_shuffle", "")
-                             .typed<Tensor(const Tensor&, SymInt, int64_t)>();
-  return op.call(input, groups, tile);
-}
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-struct BlockArguments {
-  SymIntArrayRef block;
-  std::string_view order;
-  int64_t tile;
-};
-
-template <bool kToDepth>
-struct BlockFunction : torch::autograd::Function<BlockFunction<kToDepth>> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& input, const BlockArguments& args) {
-    ctx->saved_data["block"] = args.block;
-    ctx->saved_data["order"] = std::string(args.order);
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return call_block<kToDepth>(input, args.block, args.order, args.tile);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return {Tensor(), Tensor()};
-    const auto block = ctx->saved_data["block"].toSymIntVector();
-    const auto& order = ctx->saved_data["order"].toStringRef();
-    return {call_block<!kToDepth>(grads[0], block, order, -1), Tensor()};
-  }
-};
-
-struct ShuffleFunction : torch::autograd::Function<ShuffleFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& input, const SymInt& groups,
-                        int64_t tile) {
-    // The inverse swaps the two factors; without channels any number of groups does.
-    const SymInt per_group = input.sym_size(1) / groups;
-    ctx->saved_data["groups"] = per_group.max(1);
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return call_shuffle(input, groups, tile);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return {Tensor(), Tensor(), Tensor()};
-    return {call_shuffle(grads[0], ctx->saved_data["groups"].toSymInt(), -1), Tensor(), Tensor()};
-  }
-};
-
-template <bool kToDepth>
 Tensor block_autograd(const Tensor& input, SymIntArrayRef block, std::string_view order,
                       int64_t tile) {
   if (needs_decomposition(input)) return block_decomposed<kToDepth>(input, block, order, tile);
-  if (needs_graph(input)) {
-    return BlockFunction<kToDepth>::apply(input, BlockArguments{block, order, tile});
+  Tensor output;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    output = call_block<kToDepth>(input, block, order, tile);
   }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_block<kToDepth>(input, block, order, tile);
+  if (!needs_graph(input)) return output;
+  return with_node<BlockInverse<kToDepth>>(input, std::move(output),
+                                           Numbers(block.begin(), block.end()), order);
 }
 
 Tensor channel_shuffle_autograd(const Tensor& input, SymInt groups, int64_t tile) {
   if (needs_decomposition(input)) return channel_shuffle_decomposed(input, groups, tile);
-  if (needs_graph(input)) {
-    check_shuffle(input.sym_sizes(), groups);  // before dividing by the groups
-    return ShuffleFunction::apply(input, groups, tile);
+  Tensor output;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    output = call_shuffle(input, groups, tile);
   }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_shuffle(input, groups, tile);
+  if (!needs_graph(input)) return output;
+  // The inverse swaps the two factors; without channels any number of groups does.
+  Numbers inverse = {(input.sym_size(1) / groups).max(1)};
+  return with_node<ShuffleInverse>(input, std::move(output), std::move(inverse), "");
 }
 
 }  // namespace

@@ -1,0 +1,77 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Plain copies of runs: as long as the run is, with the widest vectors.
+#pragma once
+
+#include "ops/rearrange/vec-inl.h"
+
+namespace fastconv::rearrange::FASTCONV_ISA {
+
+// The widest vector of the level, for plain copies.
+constexpr int64_t kWide = FASTCONV_LEVEL >= 2 ? 64 : FASTCONV_LEVEL == 1 ? 32 : 16;
+typedef char Wide __attribute__((vector_size(kWide)));
+
+FASTCONV_REARRANGE_INLINE void move_wide(char* out, const char* in) {
+  Wide v;
+  std::memcpy(&v, in, kWide);
+  std::memcpy(out, &v, kWide);
+}
+
+// memcpy takes a microcoded path for runs of a few KiB, which starts slowly.  (4x232x28x28 fp32,
+// channel_shuffle in 2 groups: 49 -> 47 us on one thread.)
+inline void copy_wide(char* out, const char* in, int64_t n) {
+  move_wide(out, in);
+  const int64_t first = kWide - static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kWide);
+  int64_t i = first;  // stores are aligned from here on
+  for (; i + 4 * kWide <= n; i += 4 * kWide) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) move_wide(out + i + k * kWide, in + i + k * kWide);
+  }
+  for (; i + kWide <= n; i += kWide) move_wide(out + i, in + i);
+  move_wide(out + n - kWide, in + n - kWide);
+}
+
+// Overlapping moves instead of a loop over the rest: n is the same run after run.
+FASTCONV_REARRANGE_INLINE void copy_run(char* out, const char* in, int64_t n) {
+  if (n >= kWide) {
+    if (n >= 4 * kWide) return copy_wide(out, in, n);
+    for (int64_t i = 0; i + kWide < n; i += kWide) move_wide(out + i, in + i);
+    move_wide(out + n - kWide, in + n - kWide);
+  } else if (n >= 16) {
+#if FASTCONV_LEVEL >= 2
+    if (n >= 32) {
+      store(out, load32(in));
+      return store(out + n - 32, load32(in + n - 32));
+    }
+#endif
+    for (int64_t i = 0; i + 16 < n; i += 16) store16(out + i, load16(in + i));
+    store16(out + n - 16, load16(in + n - 16));
+  } else if (n >= 8) {
+    move_element<8>(out, in);
+    move_element<8>(out + n - 8, in + n - 8);
+  } else if (n >= 4) {
+    move_element<4>(out, in);
+    move_element<4>(out + n - 4, in + n - 4);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = in[i];
+  }
+}
+
+FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) store16(out + i * kVector, load16(in + i * kVector));
+}
+
+struct Runs {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
+                  int64_t left) {
+    const int64_t n = end - begin;
+    if (n < kVector && left * n >= kVector - n && in + kVector <= p.in_end) {
+      store16(out, load16(in));
+    } else {
+      copy_run(out + begin, in + begin, n);
+    }
+  }
+};
+
+}  // namespace fastconv::rearrange::FASTCONV_ISA
