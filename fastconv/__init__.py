@@ -10,10 +10,11 @@ from fastconv import _config
 
 _config.check_import()
 
-from fastconv import _C, nn  # noqa: E402, F401  (the operators register on import)
+from fastconv import _C, models, nn  # noqa: E402, F401  (the operators register on import)
 from fastconv._config import __version__, config  # noqa: E402
 from fastconv.convert import convert_, revert_  # noqa: E402
 from fastconv.functional import (  # noqa: E402
+    causal_conv1d_update,
     channel_shuffle,
     depth_max_pool,
     depth_to_space,
@@ -23,8 +24,12 @@ from fastconv.functional import (  # noqa: E402
     depthwise_conv_transpose1d,
     depthwise_conv_transpose2d,
     depthwise_conv_transpose3d,
+    global_avg_pool1d,
+    global_avg_pool2d,
+    global_avg_pool3d,
     pixel_shuffle,
     pixel_unshuffle,
+    sigmoid_gate,
     space_to_depth,
 )
 
@@ -32,6 +37,7 @@ _config.check_isa()
 
 __all__ = [
     "__version__",
+    "causal_conv1d_update",
     "channel_shuffle",
     "config",
     "convert_",
@@ -43,9 +49,14 @@ __all__ = [
     "depthwise_conv_transpose1d",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose3d",
+    "global_avg_pool1d",
+    "global_avg_pool2d",
+    "global_avg_pool3d",
+    "models",
     "nn",
     "pixel_shuffle",
     "pixel_unshuffle",
     "revert_",
+    "sigmoid_gate",
     "space_to_depth",
 ]
