@@ -42,7 +42,7 @@ def global_avg_pool1d(input: Tensor) -> Tensor:
 
     Raises:
         TypeError: `input` is no tensor.
-        RuntimeError: `input` is of another rank or dtype, or has no channels or elements.
+        RuntimeError: `input` is of another rank or dtype.
 
     Example:
         >>> fastconv.global_avg_pool1d(torch.ones(2, 8, 50)).shape
@@ -67,7 +67,7 @@ def global_avg_pool2d(input: Tensor) -> Tensor:
 
     Raises:
         TypeError: `input` is no tensor.
-        RuntimeError: `input` is of another rank or dtype, or has no channels or pixels.
+        RuntimeError: `input` is of another rank or dtype.
 
     Example:
         >>> fastconv.global_avg_pool2d(torch.ones(2, 8, 7, 7)).shape
@@ -88,7 +88,7 @@ def global_avg_pool3d(input: Tensor) -> Tensor:
 
     Raises:
         TypeError: `input` is no tensor.
-        RuntimeError: `input` is of another rank or dtype, or has no channels or voxels.
+        RuntimeError: `input` is of another rank or dtype.
 
     Example:
         >>> fastconv.global_avg_pool3d(torch.ones(2, 8, 4, 7, 7)).shape

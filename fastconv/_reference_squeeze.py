@@ -22,7 +22,8 @@ _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 
 def _global_avg_pool(nd: int, input: Tensor) -> Tensor:
     pixels = input.shape[-nd:].numel()
-    return input.flatten(-nd).sum(-1)[(..., *[None] * nd)] / pixels
+    mean = input.flatten(-nd).sum(-1) / pixels
+    return mean.reshape(*mean.shape, *[1] * nd)
 
 
 def global_avg_pool1d(input: Tensor) -> Tensor:

@@ -123,9 +123,10 @@ class ConvNeXtBlock(nn.Module):
 class InvertedResidual(nn.Module):
     """The inverted residual with linear bottleneck of MobileNetV2.
 
-    From https://arxiv.org/abs/1801.04381.  A pointwise expansion, a depthwise convolution, and a pointwise projection, each followed by
-    batch normalisation and, but for the last, ReLU6; added to the input where sizes allow it.  The
-    layers have the names of torchvision's ``InvertedResidual``.
+    From https://arxiv.org/abs/1801.04381.  A pointwise expansion, a depthwise convolution, and a
+    pointwise projection, each followed by batch normalisation and, but for the last, ReLU6; added
+    to the input where sizes allow it.  The layers have the names of torchvision's
+    ``InvertedResidual``.
 
     Args:
         inp: Channels of the input.

@@ -25,7 +25,8 @@ def draw(rng, *shape, dtype=torch.float32, device="cpu"):
 
 def expected(x, state, weight, bias, activation, dilation):
     """Result, bound and new state, from float64."""
-    wide = [None if t is None else t.detach().cpu().double() for t in (x, state, weight, bias)]
+    tensors = (x, state, weight, bias)
+    wide = [None if t is None else t.detach().cpu().double().clone() for t in tensors]
     plain = reference.causal_conv1d_update(wide[0], wide[1].clone(), *wide[2:], dilation=dilation)
     sizes = [None if t is None else t.abs() for t in wide]
     size = reference.causal_conv1d_update(sizes[0], sizes[1], *sizes[2:], dilation=dilation)

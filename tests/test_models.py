@@ -62,7 +62,8 @@ def test_equals_its_twin(name, layout, training, device):
         results.append([y, leaf.grad, *(p.grad for p in module.parameters()), *buffers])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-    assert results[0][0].stride() == results[1][0].stride() or layout == "contiguous"
+    if layout == "channels_last":
+        assert results[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -86,6 +87,8 @@ def copies(module, x):
         if e.name in ("aten::copy_", "aten::clone", "aten::contiguous")
         and e.input_shapes
         and torch.Size(e.input_shapes[0] or [0]).numel() >= size
+        # A matrix product starts from its bias.
+        and not (e.cpu_parent and e.cpu_parent.name == "aten::addmm")
     ]
 
 
@@ -95,8 +98,7 @@ def test_convnext_copies_nothing_in_channels_last():
     block = models.ConvNeXtBlock(32)
     last = x.contiguous(memory_format=torch.channels_last)
     assert copies(block, x)
-    # The input's gradient moves into .grad, as the only tensor that does.
-    assert copies(block, last) in ([], ["aten::clone", "aten::copy_"])
+    assert not copies(block, last)
     assert block(last).is_contiguous(memory_format=torch.channels_last)
 
 

@@ -21,11 +21,11 @@ FASTCONV_INLINE V abs_of(V x) {
   return select(x < V{}, -x, x);
 }
 
-// e^x for x <= 0, within 2 units in the last place; NaN stays, and what would be subnormal is zero.
+// e^x for x <= 0, within 2 units in the last place; NaN stays, and what is subnormal becomes zero.
 // x = n ln 2 + r with |r| <= ln 2 / 2, where the series of e^r, cut off after r^7, is short of
 // r^8 / 8! < 5.2e-9, a twelfth of a unit.
 FASTCONV_INLINE VecF32 exp_negative(VecF32 x) {
-  const VecF32 smallest = set1<float>(-87.0f);
+  const VecF32 smallest = set1<float>(-87.33f);  // 126 ln 2 = 87.3365
   const VecI32 tiny = x < smallest;
   x = select(tiny, smallest, x);
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.

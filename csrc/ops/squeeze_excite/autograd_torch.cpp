@@ -34,7 +34,7 @@ c10::SmallVector<int64_t, 3> space_of(const Tensor& t) {
 Tensor widened(const Tensor& t) { return t.scalar_type() == at::kDouble ? t : t.to(at::kFloat); }
 
 Tensor pool_decomposed(const Tensor& input) {
-  check_pooled(kPool, input);
+  check_input(kPool, input);
   return input.mean(space_of(input), /*keepdim=*/true);
 }
 Tensor pool_backward_decomposed(const Tensor& grad_output, SymIntArrayRef input_size, bool) {

@@ -38,16 +38,6 @@ inline void check_same(const char* name, const at::Tensor& input, const at::Tens
               " and ", argument, " is on ", t.device());
 }
 
-inline void check_pooled(const char* name, const at::Tensor& input) {
-  check_input(name, input);
-  for (int64_t d = 1; d < input.dim(); ++d) {
-    TORCH_SYM_CHECK(input.sym_size(d).sym_gt(0), name,
-                    ": expected input to have non-zero size for non-batch dimensions, but got "
-                    "input of size ",
-                    input.sym_sizes());
-  }
-}
-
 // (N, C), or (N, C, 1, ...) of the input's rank.
 inline void check_gate(const char* name, const at::Tensor& input, const at::Tensor& gate) {
   check_input(name, input);

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include <array>
+#include <limits>
 #include <tuple>
 
 #include "ops/squeeze_excite/shapes_torch.h"
@@ -71,9 +72,10 @@ void run_pass(Params& p, const Tensor& like) {
 // ---- global average pooling: Meta, CPU, CUDA ----
 
 Tensor pool(const Tensor& input) {
-  check_pooled(kPool, input);
+  check_input(kPool, input);
   Tensor y = at::empty_symint(pooled_sizes(input.sym_sizes()), input.options());
   if (input.is_meta() || y.numel() == 0) return y;
+  if (input.numel() == 0) return y.fill_(std::numeric_limits<double>::quiet_NaN());  // as torch
   const bool channels_last = wants_channels_last(input);
   Params p = make_params(Pass::kMean, input, channels_last);
   const Tensor x = in_layout(input, channels_last, p.x_strides);
