@@ -124,9 +124,7 @@ def test_every_pixel_counts(library):
     for size in SIZES:
         for channels_last in (False, True):
             with hc.Arena(library) as arena:
-                x, dy = (
-                    activation(arena, size, torch.float64, channels_last, 1) for _ in range(2)
-                )
+                x, dy = (activation(arena, size, torch.float64, channels_last, 1) for _ in range(2))
                 x.copy_(torch.randint(-3, 4, size))
                 dy.copy_(torch.randint(-3, 4, size))
                 gate = arena.place(torch.zeros(size[:2], dtype=torch.float64))

@@ -12,6 +12,12 @@ namespace fastconv::squeeze_excite {
 
 using gpu::Accum;
 
+// Constants, as device code cannot call what they come from.
+template <Pass kPass>
+constexpr bool kHasSums = has_sums(kPass);
+template <Pass kPass>
+constexpr bool kHasGate = has_gate(kPass);
+
 __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
@@ -32,7 +38,7 @@ template <class T, Pass kPass>
 __device__ __forceinline__ Accum<T> factor_of(const Params& p, int64_t plane) {
   if constexpr (kPass == Pass::kMean) return 0;
   const Accum<T> v = gpu::widen(static_cast<const T*>(p.per_channel)[plane]);
-  return has_gate(kPass) ? logistic(v) : v / static_cast<Accum<T>>(p.pixels);
+  return kHasGate<kPass> ? logistic(v) : v / static_cast<Accum<T>>(p.pixels);
 }
 
 template <class T, Pass kPass>
@@ -83,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) planes_kernel(const Params p) {
   constexpr int kWarps = kThreads / 32;
   const int lane = threadIdx.x % kWidth, own = threadIdx.x / kWidth;
   const int64_t plane = static_cast<int64_t>(blockIdx.x) * (kThreads / kWidth) + own;
-  const bool active = plane < p.planes();
+  const bool active = plane < p.batch * p.channels;
   A sum = 0;
   if (active) {
     const int64_t n = plane / p.channels, c = plane - n * p.channels;
@@ -92,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) planes_kernel(const Params p) {
 #pragma unroll 4
     for (int64_t i = lane; i < p.pixels; i += kWidth) sum += visit<T, kPass>(p, at, factor, i);
   }
-  if constexpr (has_sums(kPass)) {
+  if constexpr (kHasSums<kPass>) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(~0u, sum, step);
     if constexpr (kWidth > 32) {
@@ -124,7 +130,7 @@ __global__ void __launch_bounds__(kColumns* kRows) channels_kernel(const Params 
 #pragma unroll 4
     for (int64_t i = begin + row; i < end; i += kRows) sum += visit<T, kPass>(p, at, factor, i);
   }
-  if constexpr (has_sums(kPass)) {
+  if constexpr (kHasSums<kPass>) {
     FASTCONV_STATIC_SMEM(A, sums, kColumns * kRows);
     sums[threadIdx.x] = sum;
     __syncthreads();
@@ -143,7 +149,7 @@ template <class T, Pass kPass>
 __global__ void __launch_bounds__(kThreads) combine_kernel(const Params p) {
   using A = Accum<T>;
   const int64_t plane = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (plane >= p.planes()) return;
+  if (plane >= p.batch * p.channels) return;
   const int64_t n = plane / p.channels, c = plane - n * p.channels;
   const A* from = static_cast<const A*>(p.partial) + n * p.chunks * p.channels + c;
   A sum = 0;
@@ -167,7 +173,7 @@ cudaError_t launch_pass(const Params& p, cudaStream_t stream) {
   const cudaError_t error = FASTCONV_LAUNCH(
       (channels_kernel<T, kPass>), grid(p.batch * p.chunks * ceil_div(p.channels, kColumns)),
       dim3(kColumns * kRows), 0, stream, p);
-  if constexpr (has_sums(kPass)) {
+  if constexpr (kHasSums<kPass>) {
     if (error == cudaSuccess && p.needs_partial()) {
       return FASTCONV_LAUNCH((combine_kernel<T, kPass>), grid(ceil_div(p.planes(), kThreads)),
                              block, 0, stream, p);
