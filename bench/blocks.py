@@ -14,11 +14,11 @@ BLOCKS = ("convnext_block", "mobilenetv2_block", "se_block")
 
 
 class _PlainSqueezeExcitation(nn.Module):
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, channels: int, squeeze_channels: int) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
+        self.fc2 = nn.Conv2d(squeeze_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         s = self.fc2(torch.relu(self.fc1(self.avgpool(x))))

@@ -63,7 +63,7 @@ def quick_sizes(device: str) -> list[Case]:
         _plain("convnext_block", "convnext", (max(1, n // 2), 192, 28, 28)),
         _plain("mobilenetv2_block", "mobilenet", (n, 32, 28, 28), oup=32, stride=1,
                expand_ratio=6),
-        _plain("se_block", "efficientnet", (n, 240, 28, 28), squeezed=10),
+        _plain("se_block", "efficientnet", (n, 240, 28, 28), squeeze_channels=10),
     ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def large_sizes() -> list[Case]:
         _plain("sigmoid_gate", "large", (32, 144, 112, 112)),
         _plain("convnext_block", "large", (32, 96, 56, 56)),
         _plain("mobilenetv2_block", "large", (32, 24, 56, 56), oup=24, stride=1, expand_ratio=6),
-        _plain("se_block", "large", (32, 144, 56, 56), squeezed=6),
+        _plain("se_block", "large", (32, 144, 56, 56), squeeze_channels=6),
     ]
 
 
@@ -124,5 +124,5 @@ def tiny_sizes() -> list[Case]:
         _plain("sigmoid_gate", "tiny", (2, 33, 9, 7)),
         _plain("convnext_block", "tiny", (2, 16, 9, 7)),
         _plain("mobilenetv2_block", "tiny", (2, 8, 9, 7), oup=8, stride=1, expand_ratio=2),
-        _plain("se_block", "tiny", (2, 33, 9, 7), squeezed=3),
+        _plain("se_block", "tiny", (2, 33, 9, 7), squeeze_channels=3),
     ]  # fmt: skip

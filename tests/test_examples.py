@@ -7,6 +7,7 @@ import importlib.util
 import pathlib
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ def example():
         pytest.importorskip(package)
     spec = importlib.util.spec_from_file_location("train_cifar_like", PATH)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
     spec.loader.exec_module(module)
     return module
 
