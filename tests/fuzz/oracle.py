@@ -138,11 +138,6 @@ def padded_elements(call: Call, args: tuple[Any, ...]) -> int:
 # ---- values ----
 
 
-def sums(call: Call) -> bool:
-    """Whether results are rounded sums or products, and no copies of what there was."""
-    return call.function.startswith("depthwise_conv") or call.function in squeeze_target.NAMES
-
-
 def plain_kwargs(call: Call) -> dict[str, Any]:
     """The arguments as the reference knows them: Python ints, a window for every axis."""
 
@@ -212,7 +207,7 @@ def check_result(call: Call, args: tuple[Any, ...], results: tuple[Tensor, ...])
         assert a is None or a.numel() == 0 or torch.equal(*[_raw(t) for t in (a, b)]), "wrote input"
     if call.function == "depth_max_pool":
         _check_pool(call, kwargs, args[0].detach(), results)
-    elif sums(call):
+    elif squeeze_target.sums(call):
         sample = sample_of(call, kwargs)
         value, bound = spec.expected(sample, args, dtype)
         assert_within(y, value, rounding(bound, spec.terms(sample)[0], dtype), "result")
@@ -221,7 +216,7 @@ def check_result(call: Call, args: tuple[Any, ...], results: tuple[Tensor, ...])
 
 
 def _raw(t: Tensor) -> Tensor:
-    """Its bytes: NaN and -0 are themselves only there."""
+    # NaN and -0 are themselves only in bytes.
     return torch.empty(t.numel(), dtype=t.dtype).copy_(t.detach().reshape(-1)).view(torch.uint8)
 
 
@@ -276,9 +271,10 @@ def check_gradients(call: Call, args: tuple[Any, ...], y: Tensor) -> None:
         assert a.shape == t.shape and a.dtype == t.dtype, f"gradient {a.shape} {a.dtype}"
         assert_same_bits(a, b, "another gradient, with one thread")
     _check_meta_gradients(call, grad, got)
-    if len(call.args) == 1 and call.function != "depth_max_pool" and not sums(call):
-        if y.numel() == 0:
-            return
+    moves = call.function != "depth_max_pool" and not squeeze_target.sums(call)
+    if moves and y.numel() == 0:
+        return
+    if moves:
         leaf = args[0].detach().requires_grad_()
         (want,) = torch.autograd.grad(move(call, leaf), leaf, grad)
         assert_same_bits(got[0], want, "gradient")

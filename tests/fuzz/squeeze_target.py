@@ -67,3 +67,8 @@ def problems(call: Call) -> list[Problem]:
     if g.shape not in (x.shape[:2], (*x.shape[:2], *[1] * (rank - 2))):
         return [refused("gate", ours=True)]
     return []
+
+
+def sums(call: Call) -> bool:
+    """Whether results are rounded sums or products, and no copies of what there was."""
+    return call.function.startswith("depthwise_conv") or call.function in NAMES
