@@ -139,6 +139,7 @@ LONG = {
     "fastconv/nn.py",
     "fastconv/reference.py",
     "fastconv/testing.py",
+    "tests/fuzz/oracle.py",
     "tests/host_cuda/host_cuda.cpp",
     "tests/test_depth_max_pool.py",
     "tests/test_layers.py",
