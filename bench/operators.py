@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from blocks import BlockCall, flops, parameter_shapes
 from cases import Case
 from torch import Tensor
 
@@ -41,9 +42,19 @@ def tensors_of(case: Case, device: str) -> tuple[Tensor, ...]:
     tensors = [to_layout(random_tensor(case.shape, dtype, device), case.layout)]
     if case.is_conv:
         channels = case.shape[1] * case.multiplier
-        tensors.append(random_tensor((channels, 1, *case.kernel), dtype, device))
+        filters = (channels, 1)
+        if case.is_transposed:
+            filters = (case.shape[1], case.multiplier)
+        tensors.append(random_tensor((*filters, *case.kernel), dtype, device))
         if case.bias:
             tensors.append(random_tensor((channels,), dtype, device))
+    elif case.op == "sigmoid_gate":
+        tensors.append(random_tensor(case.shape[:2], dtype, device))
+    elif case.is_block:
+        for shape in parameter_shapes(case.op, case.shape[1], case.args):
+            # As initialisers do, so that activations neither vanish nor explode.
+            fan_in = max(1, math.prod(shape[1:]))
+            tensors.append(random_tensor(shape, dtype, device) / math.sqrt(fan_in))
     return tuple(tensors)
 
 
@@ -51,6 +62,8 @@ def ours(case: Case) -> Call:
     """The public function with the case's arguments."""
     import fastconv
 
+    if case.is_block:
+        return BlockCall(case.op, case.shape[1], case.args, native=False)
     function, args = getattr(fastconv, case.op), dict(case.args)
     return lambda *tensors: function(*tensors, **args)
 
@@ -58,8 +71,17 @@ def ours(case: Case) -> Call:
 def natives(case: Case) -> dict[str, Call]:
     """What a PyTorch user writes without fastconv; "native" first."""
     args = case.args
+    if case.is_block:
+        return {"native": BlockCall(case.op, case.shape[1], args, native=True)}
     if case.is_conv:
         return {"native": _native_conv(case)}
+    if case.op == "global_avg_pool2d":
+        return {
+            "native": lambda x: F.adaptive_avg_pool2d(x, 1),
+            "mean": lambda x: x.mean((2, 3), keepdim=True),
+        }
+    if case.op == "sigmoid_gate":
+        return {"native": lambda x, g: x * torch.sigmoid(g)[..., None, None]}
     if case.op == "depth_max_pool":
         return _native_pools(case)
     if case.op == "pixel_shuffle":
@@ -82,6 +104,9 @@ def natives(case: Case) -> dict[str, Call]:
 
 def _native_conv(case: Case) -> Call:
     conv = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel) - 1]
+    if case.is_transposed:
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+        conv = transposed[len(case.kernel) - 1]
     args, groups = dict(case.args), case.shape[1]
     if args.get("padding") != "causal":
         return lambda *tensors: conv(*tensors, groups=groups, **args)
@@ -154,7 +179,7 @@ def least_bytes(case: Case, tensors: Sequence[Tensor], out: Tensor) -> int:
     x, params, y = tensors[0].nbytes, sum(tensor.nbytes for tensor in tensors[1:]), out.nbytes
     forward = x + params + y
     backward = y + x
-    if case.is_conv:
+    if case.is_conv or case.is_block or case.op == "sigmoid_gate":
         backward += x + 2 * params
     elif case.op == "depth_max_pool":
         # Which element won: at least a byte an output, written forward, read backward.
@@ -170,6 +195,10 @@ def big_outputs(case: Case) -> int:
 
 def least_flops(case: Case, out: Tensor) -> int:
     """Multiply-adds counted twice, of the taps that fall inside the input, not on padding."""
+    times = {"forward": 1, "backward": 2, "both": 3}[case.mode]
+    if case.is_block:
+        native = BlockCall(case.op, case.shape[1], case.args, native=True)
+        return times * flops(native, tensors_of(case, str(out.device)))
     if not case.is_conv:
         return 0
     from fastconv.reference import conv_padding
@@ -181,6 +210,15 @@ def least_flops(case: Case, out: Tensor) -> int:
 
     size, stride = case.shape[2:], each(args.get("stride", 1))
     dilation = each(args.get("dilation", 1))
+    if case.is_transposed:
+        taps = math.prod(
+            sum(0 <= i * s + t * d - p < outs for i in range(n) for t in range(k))
+            for n, outs, k, s, d, p in zip(
+                size, out.shape[2:], case.kernel, stride, dilation, each(args["padding"]),
+                strict=True,
+            )
+        )  # fmt: skip
+        return times * 2 * taps * case.shape[0] * case.shape[1] * case.multiplier
     pads = conv_padding(size, case.kernel, stride, args.get("padding", 0), dilation)
     taps = math.prod(
         sum(0 <= o * s + t * d - p < n for o in range(outs) for t in range(k))
@@ -190,4 +228,4 @@ def least_flops(case: Case, out: Tensor) -> int:
     )
     forward = 2 * taps * case.shape[0] * case.shape[1] * case.multiplier
     # The gradients of input and weight are as much work again, each.
-    return forward * {"forward": 1, "backward": 2, "both": 3}[case.mode]
+    return forward * times

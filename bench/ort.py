@@ -35,7 +35,8 @@ class OrtSession:
     @staticmethod
     def runs(case: Case, device: str) -> bool:
         """Whether ONNX Runtime is installed and has the operator."""
-        has_op = case.is_conv or case.op == "pixel_shuffle" or case.args.get("order") in _ORDERS
+        is_conv = case.is_conv and not case.is_transposed
+        has_op = is_conv or case.op == "pixel_shuffle" or case.args.get("order") in _ORDERS
         return (
             has_op
             and device == "cpu"

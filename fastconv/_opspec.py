@@ -45,7 +45,7 @@ class OpSpec:
     def flops(self, problem: Sample) -> int:
         """Counts the floating-point operations of the forward pass."""
         meta = self.op(*problem.tensors(device="meta"), **problem.kwargs)
-        taps = self.terms(problem)[0] - 1 if len(problem.shapes) > 1 else 0
+        taps = self.terms(problem)[0] - 1 if len(problem.shapes) > 2 else 0
         return 2 * max(taps, 0) * as_tuple(meta)[0].numel()
 
     def bytes(self, problem: Sample, dtype: torch.dtype) -> int:

@@ -23,6 +23,10 @@ from fastconv._arguments import (
     per_dimension,
     require_tensor,
 )
+from fastconv._functional_squeeze import global_avg_pool1d as global_avg_pool1d
+from fastconv._functional_squeeze import global_avg_pool2d as global_avg_pool2d
+from fastconv._functional_squeeze import global_avg_pool3d as global_avg_pool3d
+from fastconv._functional_squeeze import sigmoid_gate as sigmoid_gate
 from fastconv._functional_transpose import (
     depthwise_conv_transpose1d as depthwise_conv_transpose1d,
 )
@@ -32,6 +36,7 @@ from fastconv._functional_transpose import (
 from fastconv._functional_transpose import (
     depthwise_conv_transpose3d as depthwise_conv_transpose3d,
 )
+from fastconv._functional_update import causal_conv1d_update as causal_conv1d_update
 
 _conv = torch.ops.fastconv.depthwise_conv.default
 _space_to_depth = torch.ops.fastconv.space_to_depth.default
@@ -465,6 +470,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
 # torch.fx keeps the layers of torch.nn whole; without this it would follow ours in here, where its
 # proxies are no tensors.
 for _name in (
+    "causal_conv1d_update",
     "channel_shuffle",
     "depth_max_pool",
     "depth_to_space",
@@ -474,8 +480,12 @@ for _name in (
     "depthwise_conv_transpose1d",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose3d",
+    "global_avg_pool1d",
+    "global_avg_pool2d",
+    "global_avg_pool3d",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "sigmoid_gate",
     "space_to_depth",
 ):
     torch.fx.wrap(_name)

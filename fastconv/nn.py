@@ -8,7 +8,7 @@ The convolutions and shuffles subclass their :mod:`torch.nn` counterparts: same 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ from torch.nn import functional as F
 
 from fastconv import functional
 from fastconv._arguments import Ints, Padding, padding_list, per_dimension
+from fastconv._nn_squeeze import (
+    GlobalAvgPool1d,
+    GlobalAvgPool2d,
+    GlobalAvgPool3d,
+    SqueezeExcitation,
+)
 from fastconv._nn_transpose import (
     DepthwiseConvTranspose1d,
     DepthwiseConvTranspose2d,
@@ -33,10 +39,16 @@ __all__ = [
     "DepthwiseConvTranspose1d",
     "DepthwiseConvTranspose2d",
     "DepthwiseConvTranspose3d",
+    "DepthwiseSeparableConv1d",
     "DepthwiseSeparableConv2d",
+    "DepthwiseSeparableConv3d",
+    "GlobalAvgPool1d",
+    "GlobalAvgPool2d",
+    "GlobalAvgPool3d",
     "PixelShuffle",
     "PixelUnshuffle",
     "SpaceToDepth",
+    "SqueezeExcitation",
 ]
 
 if TYPE_CHECKING:
@@ -181,65 +193,6 @@ class DepthwiseConv3d(_Depthwise, nn.Conv3d):
     """  # noqa: D205
 
     _dims = 3
-
-
-class DepthwiseSeparableConv2d(nn.Sequential):
-    """A depthwise convolution, then a pointwise (1x1) one, as in Xception and MobileNet.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Size of the depthwise filters.
-        stride: Of the depthwise convolution, as are `padding`, `dilation` and `padding_mode`.
-        padding: As for :class:`DepthwiseConv2d`.
-        dilation: Step between the taps of a filter.
-        channel_multiplier: Depthwise filters per input channel.
-        bias: Whether both convolutions have one.
-        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
-        device: Where the parameters live.
-        dtype: Of the parameters.
-
-    Shape:
-        ``(N, in_channels, H, W)`` to ``(N, out_channels, H_out, W_out)``.
-
-    Example:
-        >>> layer = fastconv.nn.DepthwiseSeparableConv2d(16, 32, 3, padding=1, bias=False)
-        >>> sum(p.numel() for p in layer.parameters())
-        656
-    """
-
-    depthwise: DepthwiseConv2d
-    pointwise: nn.Conv2d
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Ints,
-        stride: Ints = 1,
-        padding: Padding = 0,
-        dilation: Ints = 1,
-        channel_multiplier: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        hidden = in_channels * channel_multiplier
-        to: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.depthwise = DepthwiseConv2d(
-            in_channels,
-            hidden,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            bias=bias,
-            padding_mode=padding_mode,
-            **to,
-        )
-        self.pointwise = nn.Conv2d(hidden, out_channels, 1, bias=bias, **to)
 
 
 class DepthMaxPool(nn.Module):
@@ -447,3 +400,11 @@ class ChannelShuffle(nn.ChannelShuffle):
     def forward(self, input: Tensor) -> Tensor:
         """Shuffles the channels of `input`."""
         return functional.channel_shuffle(input, self.groups)
+
+
+# These are built of the layers above.
+from fastconv._nn_separable import (  # noqa: E402
+    DepthwiseSeparableConv1d,
+    DepthwiseSeparableConv2d,
+    DepthwiseSeparableConv3d,
+)

@@ -19,6 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastconv._reference_squeeze import (
+    causal_conv1d_update,
+    global_avg_pool1d,
+    global_avg_pool2d,
+    global_avg_pool3d,
+    sigmoid_gate,
+)
 from fastconv._reference_transpose import (
     depthwise_conv_transpose1d,
     depthwise_conv_transpose2d,
@@ -26,6 +33,7 @@ from fastconv._reference_transpose import (
 )
 
 __all__ = [
+    "causal_conv1d_update",
     "channel_shuffle",
     "conv_padding",
     "depth_max_pool",
@@ -36,8 +44,12 @@ __all__ = [
     "depthwise_conv_transpose1d",
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose3d",
+    "global_avg_pool1d",
+    "global_avg_pool2d",
+    "global_avg_pool3d",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "sigmoid_gate",
     "space_to_depth",
 ]
 

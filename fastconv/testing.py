@@ -18,6 +18,7 @@ An operator that only moves data has n = 0 and must be exact.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastconv
-from fastconv import _samples, _samples_transpose, reference
+from fastconv import _samples, _samples_squeeze, _samples_transpose, reference
 from fastconv._opspec import OpSpec, as_tuple, exact, rounding_bound
 from fastconv._samples import Sample, conv_sample, sample
 from fastconv._samples_transpose import transpose_sample
@@ -47,7 +48,11 @@ __all__ = [
     "transpose_sample",
 ]
 
-SMALL_SAMPLES = {**_samples.SMALL_SAMPLES, **_samples_transpose.SMALL_TRANSPOSED}
+SMALL_SAMPLES = {
+    **_samples.SMALL_SAMPLES,
+    **_samples_transpose.SMALL_TRANSPOSED,
+    **_samples_squeeze.SMALL_SQUEEZE,
+}
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 ANY_DTYPES = (
@@ -272,6 +277,23 @@ def _move_spec(name: str, native: Callable[..., Tensor], samples: tuple[Sample, 
     return OpSpec(name, op, oracle, native, samples, ANY_DTYPES, grad_dtypes, lambda _: (0, 0))
 
 
+def _global_pool_spec(dims: int, samples: tuple[Sample, ...]) -> OpSpec:
+    name = f"global_avg_pool{dims}d"
+    op, oracle = getattr(fastconv, name), getattr(reference, name)
+    pools = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+    pool: Callable[..., Tensor] = pools[dims - 1]
+
+    def native(input: Tensor) -> Tensor:
+        return pool(input, 1)
+
+    terms = partial(_samples_squeeze.pool_terms, dims)
+    return OpSpec(name, op, oracle, native, samples, FLOAT_DTYPES, FLOAT_DTYPES, terms)
+
+
+def _native_gate(input: Tensor, gate: Tensor) -> Tensor:
+    return input * gate.sigmoid().view(*input.shape[:2], *[1] * (input.dim() - 2))
+
+
 def _pool_terms(problem: Sample) -> tuple[int, ...]:
     # A gradient sums over the windows that an element may win.
     kernel = problem.kwargs["kernel_size"]
@@ -294,6 +316,19 @@ OP_SPECS: tuple[OpSpec, ...] = (
         FLOAT_DTYPES,
         FLOAT_DTYPES,
         _pool_terms,
+    ),
+    _global_pool_spec(1, _samples_squeeze.GLOBAL_AVG_POOL1D),
+    _global_pool_spec(2, _samples_squeeze.GLOBAL_AVG_POOL2D),
+    _global_pool_spec(3, _samples_squeeze.GLOBAL_AVG_POOL3D),
+    OpSpec(
+        "sigmoid_gate",
+        fastconv.sigmoid_gate,
+        reference.sigmoid_gate,
+        _native_gate,
+        _samples_squeeze.SIGMOID_GATE,
+        FLOAT_DTYPES,
+        FLOAT_DTYPES,
+        _samples_squeeze.gate_terms,
     ),
     _move_spec("space_to_depth", _native_space_to_depth, _samples.SPACE_TO_DEPTH),
     _move_spec("depth_to_space", _native_depth_to_space, _samples.DEPTH_TO_SPACE),

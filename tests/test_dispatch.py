@@ -94,6 +94,9 @@ def test_meta_agrees_with_the_kernels(spec, device, rng):
 def other_size(problem):
     """The same problem with a larger batch, and more pixels where it has a convolution's shapes."""
     x, *rest = problem.shapes
+    if len(rest) == 1:  # a gate, which grows with the batch
+        gate = (x[0] + 1, *rest[0][1:])
+        return type(problem)("other", ((x[0] + 1, x[1], *[n + 1 for n in x[2:]]), gate), {})
     grown = [n + 1 for n in x[2:]] if rest else x[2:]
     return type(problem)("other", ((x[0] + 1, x[1], *grown), *rest), problem.kwargs)
 
@@ -171,11 +174,13 @@ def test_export(spec, device, rng):
 
     problem = SMALL_SAMPLES[spec.name]
     tensors = tuple(problem.tensors(torch.float32, device, rng))
-    batch = [{0: torch.export.Dim("batch", min=2)}] + [None] * (len(tensors) - 1)
+    batched = 2 if spec.name == "sigmoid_gate" else 1
+    dim = {0: torch.export.Dim("batch", min=2)}
+    batch = [dim] * batched + [None] * (len(tensors) - batched)
     program = torch.export.export(Net(), tensors, dynamic_shapes=(tuple(batch),))
     nodes = [n for n in program.graph.nodes if "fastconv" in str(n.target)]
     assert len(nodes) == 1
-    more = (torch.cat([tensors[0]] * 3), *tensors[1:])
+    more = (*[torch.cat([t] * 3) for t in tensors[:batched]], *tensors[batched:])
     torch.testing.assert_close(program.module()(*more), first(spec, problem)(*more))
 
 
@@ -227,14 +232,14 @@ def test_inference_mode_and_no_grad(spec, device, rng):
 
 @each_op
 def test_saves_no_more_than_it_needs(spec, device, rng):
-    """A convolution keeps its input and weight; a rearrangement keeps nothing."""
+    """A convolution keeps its input and weight; an average or a rearrangement keeps nothing."""
     problem = spec.samples[0]
     tensors = leaves(problem.tensors(torch.float32, device, rng))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         first(spec, problem)(*tensors)
     kept = {t.data_ptr() for t in saved}
-    if spec in CONVS:
+    if spec in CONVS or spec.name == "sigmoid_gate":
         assert kept == {tensors[0].data_ptr(), tensors[1].data_ptr()}
     elif spec.name != "depth_max_pool":
         assert not saved

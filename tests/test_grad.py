@@ -256,7 +256,7 @@ def test_every_pixel_counts_in_the_weight_gradient(spec, device):
 
 @pytest.mark.parametrize("spec", OP_SPECS, ids=lambda spec: spec.name)
 def test_changing_a_saved_tensor_raises(spec, device, rng):
-    if spec not in CONVS:
+    if spec not in CONVS and spec.name != "sigmoid_gate":
         pytest.skip("saves no input")
     for problem in spec.samples[:3]:
         for changed in (0, 1):

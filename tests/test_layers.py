@@ -249,7 +249,13 @@ EVERY_LAYER = {
     "DepthwiseConvTranspose1d": ((4, 8, 3), {"stride": 2}, (2, 4, 9)),
     "DepthwiseConvTranspose2d": ((4, 8, 3), {"output_padding": 1, "stride": 2}, (2, 4, 5, 6)),
     "DepthwiseConvTranspose3d": ((4, 8, 2), {"padding": 1, "bias": False}, (2, 4, 5, 4, 6)),
+    "DepthwiseSeparableConv1d": ((4, 6, 3), {}, (2, 4, 9)),
     "DepthwiseSeparableConv2d": ((4, 6, 3), {}, (2, 4, 9, 6)),
+    "DepthwiseSeparableConv3d": ((4, 6, 3), {"activation": "gelu"}, (2, 4, 5, 4, 6)),
+    "GlobalAvgPool1d": ((), {}, (2, 4, 9)),
+    "GlobalAvgPool2d": ((), {}, (2, 4, 9, 6)),
+    "GlobalAvgPool3d": ((), {}, (2, 4, 3, 4, 6)),
+    "SqueezeExcitation": ((4, 2), {}, (2, 4, 9, 6)),
     "DepthMaxPool": ((2,), {}, (2, 4, 9)),
     "DepthPool2d": ((2,), {}, (2, 4, 9, 6)),
     "SpaceToDepth": ((2,), {}, (2, 4, 8, 6)),
@@ -298,7 +304,8 @@ def test_layers_trace_with_fx(name):
     layer = getattr(fastconv.nn, name)(*args, **kwargs)
     traced = torch.fx.symbolic_trace(nn.Sequential(layer, nn.ReLU()))
     called = [n.target for n in traced.graph.nodes if n.op == "call_function"]
-    assert len(called) == 1 and called[0].__module__.startswith("fastconv.")
+    assert len(called) == (2 if name in {"SqueezeExcitation", "DepthwiseSeparableConv1d"} else 1)
+    assert all(function.__module__.startswith("fastconv.") for function in called)
     x = torch.randn(shape)
     assert torch.equal(pickle.loads(pickle.dumps(traced))(x), layer(x).relu())
 

@@ -36,6 +36,8 @@ def channel_axis(spec, problem):
         return len(shape) - len(problem.shapes[1]) + 1
     if "pixel" in spec.name:
         return len(shape) - 3
+    if spec.name.startswith("global_avg_pool"):
+        return len(shape) - int(spec.name[-2]) - 1
     kernel = problem.kwargs.get("kernel_size")
     return 0 if isinstance(kernel, tuple) and len(kernel) == len(shape) else 1
 

@@ -24,7 +24,13 @@ from native_build import CSRC
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = native_build.BUILD / "cpu_kernels"
 ISA = CSRC / "common" / "isa.cpp"
-ROOMS = ("depthwise_conv", "depth_max_pool", "rearrange")
+ROOMS = (
+    "depthwise_conv",
+    "depth_max_pool",
+    "rearrange",
+    "squeeze_excite",
+    "causal_conv1d_update",
+)
 
 # More cases, and all checks: minutes instead of seconds.
 EXHAUSTIVE = os.environ.get("FASTCONV_EXHAUSTIVE", "0") != "0"

@@ -16,8 +16,20 @@ import pytest
 SEED = int(os.environ.get("FASTCONV_TEST_SEED", random.SystemRandom().randrange(2**31)))
 
 # Random cases beside each program's table.  The exhaustive run takes minutes.
-CASES = {"depthwise_conv": 60, "depth_max_pool": 250, "rearrange": 120}
-EXHAUSTIVE_CASES = {"depthwise_conv": 6000, "depth_max_pool": 40000, "rearrange": 20000}
+CASES = {
+    "depthwise_conv": 60,
+    "depth_max_pool": 250,
+    "rearrange": 120,
+    "squeeze_excite": 60,
+    "causal_conv1d_update": 60,
+}
+EXHAUSTIVE_CASES = {
+    "depthwise_conv": 6000,
+    "depth_max_pool": 40000,
+    "rearrange": 20000,
+    "squeeze_excite": 10000,
+    "causal_conv1d_update": 10000,
+}
 
 # What the cases must have reached, or the programs do not test what they claim to.
 ENGINES = ("channels", "rows", "blocked")
@@ -33,6 +45,16 @@ REACHED = {
     | {"tile", "scalar", "permute"}
     | {"two:runs", "two:tile"}
     | {f"bytes:{n}" for n in (1, 2, 4, 8, 16)},
+    "squeeze_excite": {
+        f"{way}:{layout}"
+        for way in ("mean", "mean_gradient", "gate", "gate_gradient")
+        for layout in ("planes", "channels_last")
+    }
+    | {"chunks"}
+    | DTYPES,
+    "causal_conv1d_update": {"none", "relu", "relu6", "hardswish", "silu", "gelu"}
+    | {"channels", "time"}
+    | DTYPES,
 }
 
 

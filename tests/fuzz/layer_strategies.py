@@ -25,6 +25,9 @@ THIN = {
     "PixelShuffle": "pixel_shuffle",
     "PixelUnshuffle": "pixel_unshuffle",
     "ChannelShuffle": "channel_shuffle",
+    "GlobalAvgPool1d": "global_avg_pool1d",
+    "GlobalAvgPool2d": "global_avg_pool2d",
+    "GlobalAvgPool3d": "global_avg_pool3d",
 }
 
 

@@ -33,7 +33,11 @@ def check_layout(call: Call, x: Tensor, w: Any, y: Tensor) -> None:
     plain = last = torch.contiguous_format
     if w is not None and x.dim() < w.dim():  # torch computes a batch of one
         x, y = x.unsqueeze(0), y.unsqueeze(0)
-    if call.function in ("depthwise_conv1d", "depthwise_conv_transpose1d"):
+    if call.function == "sigmoid_gate":
+        w = None
+    if call.function in ("depthwise_conv1d", "depthwise_conv_transpose1d") or (
+        call.function == "sigmoid_gate" and x.dim() == 3
+    ):
         channels_last = suggest_memory_format(x.unsqueeze(2)) != plain
         like = y.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else y.contiguous()
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import squeeze_target
 import transpose_model
 from arguments import (
     FLOATS,
@@ -251,6 +252,8 @@ def problems(call: Call) -> list[Problem]:
         return transpose_model.conv(call)
     if call.function.startswith("depthwise_conv"):
         return conv(call)
+    if call.function in squeeze_target.NAMES:
+        return squeeze_target.problems(call)
     return {"depth_max_pool": pool, "channel_shuffle": channel_shuffle}.get(call.function, blocks)(
         call
     )

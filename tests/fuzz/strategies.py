@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import hypothesis.strategies as st
+import squeeze_target
 import transpose_strategies
 from calls import Call, T
 from drawing import (
@@ -231,4 +232,8 @@ FUNCTIONS = {
     "pixel_shuffle": maybe_spoiled(blocks("pixel_shuffle")),
     "pixel_unshuffle": maybe_spoiled(blocks("pixel_unshuffle")),
     "channel_shuffle": maybe_spoiled(channel_shuffle()),
+    "global_avg_pool1d": maybe_spoiled(squeeze_target.pool(1)),
+    "global_avg_pool2d": maybe_spoiled(squeeze_target.pool(2)),
+    "global_avg_pool3d": maybe_spoiled(squeeze_target.pool(3)),
+    "sigmoid_gate": maybe_spoiled(squeeze_target.gate()),
 }

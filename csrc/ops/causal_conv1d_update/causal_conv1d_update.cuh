@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// The CUDA kernel: a thread for each channel of each sequence.  The tensors of a step are small,
+// the launch is most of the time.
+#pragma once
+
+#include "common/gpu.h"
+#include "ops/causal_conv1d_update/causal_conv1d_update.h"
+
+namespace fastconv::causal_conv1d_update {
+
+using gpu::Accum;
+
+constexpr int kThreads = 128;
+
+__device__ __forceinline__ float exp_of(float x) { return expf(x); }
+__device__ __forceinline__ double exp_of(double x) { return exp(x); }
+__device__ __forceinline__ float erf_of(float x) { return erff(x); }
+__device__ __forceinline__ double erf_of(double x) { return erf(x); }
+
+template <class A>
+__device__ __forceinline__ A relu6(A v) {
+  v = v < 0 ? 0 : v;
+  return v > 6 ? 6 : v;
+}
+
+template <class A>
+__device__ __forceinline__ A activate(A v, Activation activation) {
+  switch (activation) {
+    case Activation::kRelu:
+      return v < 0 ? 0 : v;
+    case Activation::kRelu6:
+      return relu6(v);
+    case Activation::kHardswish:
+      return v * relu6(v + 3) / 6;
+    case Activation::kSilu:
+      return v / (1 + exp_of(-v));
+    case Activation::kGelu:
+      return v * A(0.5) * (1 + erf_of(v * A(0.70710678118654752)));
+    default:
+      return v;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
+  using A = Accum<T>;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= p.batch * p.channels) return;
+  const int64_t b = i / p.channels, c = i - b * p.channels;
+  const auto place = [&](const Strides& s) { return b * s.batch + c * s.channel; };
+  const T* x = static_cast<const T*>(p.x) + place(p.x_strides);
+  T* state = static_cast<T*>(p.state) + place(p.state_strides);
+  T* y = static_cast<T*>(p.y) + place(p.y_strides);
+  const T* w = static_cast<const T*>(p.weight) + c * p.weight_channel;
+  const A bias = p.bias == nullptr ? A(0) : A(gpu::widen(static_cast<const T*>(p.bias)[c]));
+  // Element `at` of the state followed by the new ones.
+  const auto element = [&](int64_t at) {
+    return at < p.state_length ? state[at * p.state_strides.time]
+                               : x[(at - p.state_length) * p.x_strides.time];
+  };
+  for (int64_t t = 0; t < p.length; ++t) {
+    A sum = bias;
+    int64_t from = p.state_length + t - (p.taps - 1) * p.dilation;
+    for (int64_t j = 0; j < p.taps; ++j, from += p.dilation) {
+      sum += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
+    }
+    y[t * p.y_strides.time] = gpu::narrow<T>(activate(sum, p.activation));
+  }
+  // Every element comes from a later place, so that this order overwrites none too early.
+  for (int64_t k = 0; k < p.state_length; ++k) {
+    state[k * p.state_strides.time] = element(p.length + k);
+  }
+}
+
+template <class T>
+cudaError_t launch_typed(const Params& p, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.batch * p.channels, kThreads)));
+  return FASTCONV_LAUNCH(update_kernel<T>, grid, dim3(kThreads), 0, stream, p);
+}
+
+}  // namespace fastconv::causal_conv1d_update

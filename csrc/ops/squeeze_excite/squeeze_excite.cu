@@ -1,0 +1,22 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/squeeze_excite/squeeze_excite.cuh"
+#include "ops/squeeze_excite/squeeze_excite_cuda.h"
+
+namespace fastconv::squeeze_excite {
+
+cudaError_t run_cuda(const Params& p, cudaStream_t stream) {
+  switch (p.dtype) {
+    case Dtype::kFloat64:
+      return launch_typed<double>(p, stream);
+    case Dtype::kFloat16:
+      return launch_typed<gpu::half>(p, stream);
+    case Dtype::kBFloat16:
+      return launch_typed<gpu::bfloat16>(p, stream);
+    default:
+      return launch_typed<float>(p, stream);
+  }
+}
+
+}  // namespace fastconv::squeeze_excite
