@@ -6,6 +6,7 @@
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
 #include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
+#include "ops/depthwise_conv/walk_launch.cuh"
 
 namespace fastconv::depthwise_conv {
 namespace {
@@ -227,6 +228,9 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
   if (tile < 0) tile = pick_tile(v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
+  if (kTiles[tile].walk != WalkKind::kNone) {
+    return walk(v, in, weight, bias, out, tile, stream);
+  }
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
