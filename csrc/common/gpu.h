@@ -51,6 +51,10 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   return cudaGetLastError();
 }
 
+// Keeps the compiler from computing a value anew in every branch that uses it.
+__device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void pin(double& x) { asm volatile("" : "+d"(x)); }
+
 // Copies Bytes (4, 8 or 16, both sides aligned so) to shared memory behind the thread's back; where
 // not `valid` it writes zeros, and `global` is not read.  The copies since the last commit form a
 // group; cp_async_wait<N>() returns when at most the N youngest groups are still under way.
