@@ -122,7 +122,7 @@ def launches(library: typing.Any) -> list[Launch]:
 
 def _walk_kind(arguments: tuple[str, ...]) -> str:
     """The WalkKind that a walking kernel's template arguments belong to."""
-    dtype, lanes, _, _, _, outputs, runs = arguments
+    dtype, lanes, *_, outputs, runs = arguments
     if runs == "true":
         return f"kColumns{outputs}"
     if lanes == "1":
@@ -137,7 +137,8 @@ def runs_tile(room: str, tile: str, launch: Launch) -> bool:
     if room == "depthwise_conv":
         _, pack, window, wide, *walk = entry
         if walk:
-            return kernel == "walk_kernel" and walk[0].endswith("::" + _walk_kind(arguments))
+            names = ("walk_kernel", "walk_gradient_kernel")
+            return kernel in names and walk[0].endswith("::" + _walk_kind(arguments))
         if kernel not in ("gather_kernel", "weight_gradient_kernel"):
             return False
         shape = [str(arguments[1] != "1").lower(), arguments[2], arguments[4]]

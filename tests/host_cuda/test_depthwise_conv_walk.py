@@ -10,6 +10,7 @@ import pytest
 import torch
 from depthwise_conv_cases import DTYPES, PASSES, Run, load
 from test_depthwise_conv import conv2d, same
+from test_depthwise_conv_edges import meeting_products
 
 HALVES = (torch.float16, torch.bfloat16)
 LAYOUTS = pytest.mark.parametrize(
@@ -29,12 +30,12 @@ def walks(run, which):
     return {name: t for t, name in names.items() if name.startswith("walk_")}
 
 
-def check_walks(library, case, seed, expected=None):
+def check_walks(library, case, seed, expected=None, passes=PASSES):
     run = Run(library, case, seed)
     try:
-        for which in PASSES[:2]:
+        for which in passes:
             tiles = walks(run, which)
-            assert expected is None or set(tiles) == expected[which], which
+            assert expected is None or set(tiles) == expected, which
             for name, tile in tiles.items():
                 run.check(which, tile, order=(seed + len(name)) % 3, seed=seed)
     finally:
@@ -43,17 +44,15 @@ def check_walks(library, case, seed, expected=None):
 
 def expected_walks(kernel, stride, dtype, channels_last):
     """Which tiles serve sizes that suit them all."""
+    tiles = {"walk_scalar"}
     if channels_last:
-        both = {"walk_scalar"}
         if dtype != torch.float64 or kernel == 3:
-            both |= {"walk_channels"}
+            tiles |= {"walk_channels"}
         if kernel == 3 and stride == 1 and dtype in HALVES:
-            both |= {"walk_channels16"}
-    else:
-        both = {"walk_scalar"}
-        if dtype != torch.float64:
-            both |= {"walk_columns4"} | ({"walk_columns8"} if stride == 1 else set())
-    return dict.fromkeys(PASSES[:2], both)
+            tiles |= {"walk_channels16"}
+    elif dtype != torch.float64:
+        tiles |= {"walk_columns4"} | ({"walk_columns8"} if stride == 1 else set())
+    return tiles
 
 
 @LAYOUTS
@@ -158,7 +157,7 @@ def test_transposed_with_bias(library, channels_last):
             channels_last=channels_last,
             transposed=True,
         )
-        check_walks(library, case, random.getrandbits(20))
+        check_walks(library, case, random.getrandbits(20), passes=PASSES[:2])
 
 
 @LAYOUTS
@@ -183,6 +182,48 @@ def test_nonfinite_values_reach_only_their_own_outputs(library, kernel, stride, 
             for tile in walks(run, which).values():
                 y = run.run(which, tile)[0].double()
                 torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        expected = meeting_products(case, run.x, run.dy)
+        assert expected.isfinite().any() and not expected.isfinite().all()
+        for tile in walks(run, "backward_weight").values():
+            dw = run.run("backward_weight", tile, order=tile % 3)[0].double()
+            torch.testing.assert_close(dw, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        run.close()
+
+
+@LAYOUTS
+@pytest.mark.parametrize("where", ["x", "dy"])
+def test_weight_gradient_of_infinities_at_borders(library, where, channels_last):
+    """One infinity in a corner of one tensor: all taps that do not meet it stay finite."""
+    for kernel, stride, width in ((3, 1, 10), (5, 2, 13), (7, 1, 9), (3, 1, 16), (5, 2, 16)):
+        pad = same((kernel, kernel))
+        case = conv2d((9, width), (kernel, kernel), (stride, stride), pad=pad, batch=1, channels=8)
+        run = Run(library, dataclasses.replace(case, channels_last=channels_last), 1)
+        for c, (row, column) in enumerate(((0, 0), (0, -1), (-1, 0), (-1, -1))):
+            getattr(run, where)[0, c, 0, row, column] = float("inf")
+        expected = meeting_products(case, run.x, run.dy)
+        assert not expected[:4].isfinite().flatten(1).all(1).any()
+        assert expected[:4].isfinite().flatten(1).any(1).all()
+        for tile in walks(run, "backward_weight").values():
+            dw = run.run("backward_weight", tile, order=tile % 3)[0].double()
+            torch.testing.assert_close(dw, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        run.close()
+
+
+def test_weight_gradient_in_parts(library):
+    """Without the bias, and the bias alone, which takes no walk by itself."""
+    for channels_last in (False, True):
+        case = dataclasses.replace(
+            conv2d((9, 16), (3, 3), pad=same((3, 3)), batch=2, channels=8),
+            channels_last=channels_last,
+        )
+        for bias in (False, True):
+            run = Run(library, dataclasses.replace(case, bias=bias), 2)
+            for tile in walks(run, "backward_weight").values():
+                run.check("backward_weight", tile)
+            run.close()
+        run = Run(library, case, 2)
+        for tile in (-1, *walks(run, "backward_weight").values()):
+            run.check_bias_alone(tile)
         run.close()
 
 
@@ -200,11 +241,12 @@ def test_results_do_not_depend_on_the_schedule(library, kernel, stride, channels
     )
     run = Run(library, case, 3)
     try:
-        for which in PASSES[:2]:
+        for which in PASSES:
             for tile in walks(run, which).values():
-                first = run.run(which, tile)[0]
+                first = run.run(which, tile)
                 for order in hc.ORDERS:
-                    assert torch.equal(run.run(which, tile, order, seed=order)[0], first)
+                    again = run.run(which, tile, order, seed=order)
+                    assert all(map(torch.equal, again, first))
     finally:
         run.close()
 
@@ -212,12 +254,13 @@ def test_results_do_not_depend_on_the_schedule(library, kernel, stride, channels
 def picked(library, case):
     run = Run(library, case, 0)
     try:
-        return [library.tile_name(run.picked(which)).decode() for which in PASSES[:2]]
+        return [library.tile_name(run.picked(which)).decode() for which in PASSES]
     finally:
         run.close()
 
 
-# (size, batch, channels, kernel, stride): what serves NCHW, and NHWC; forward and gradient alike.
+# (size, batch, channels, kernel, stride): what serves NCHW, and NHWC; all passes alike, but for
+# the gradient of the weight of a filter of even width and the gradient of a stride of 3.
 PICKS = [
     ((112, 112), 1, 32, 3, 1, "walk_columns4", "walk_channels"),
     ((56, 56), 8, 128, 3, 1, "walk_columns8", "walk_channels"),
@@ -252,7 +295,8 @@ def test_pick(library, size, batch, channels, kernel, stride, contiguous, last):
                 dtype=dtype,
             )
             got = picked(library, case)
-            assert got[0] == name and (stride == 3 or got[1] == name)
+            assert got[0] == name
+            assert not name.startswith("walk_") or got == [name] * 3
 
 
 def test_what_a_walk_refuses(library):
@@ -269,12 +313,11 @@ def test_what_a_walk_refuses(library):
     ]
     for channels_last in (False, True):
         run = Run(library, dataclasses.replace(fits, channels_last=channels_last), 0)
-        assert walks(run, "forward") and walks(run, "backward_data")
-        assert not walks(run, "backward_weight")
+        assert all(walks(run, which) for which in PASSES)
         run.close()
         for case in refused:
             run = Run(library, dataclasses.replace(case, channels_last=channels_last), 0)
-            assert not walks(run, "forward") and not walks(run, "backward_data"), case
+            assert not any(walks(run, which) for which in PASSES), case
             run.close()
     scalar = [
         dataclasses.replace(fits, offset=1),
@@ -287,5 +330,5 @@ def test_what_a_walk_refuses(library):
     ]
     for case in scalar:
         run = Run(library, case, 0)
-        assert set(walks(run, "forward")) == {"walk_scalar"}, case
+        assert all(set(walks(run, which)) == {"walk_scalar"} for which in PASSES), case
         run.close()

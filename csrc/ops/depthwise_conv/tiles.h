@@ -187,11 +187,9 @@ inline int pick_walk(const View& v) {
   return kTileCount;
 }
 
-// The best tile for a problem: a walk, or packs where they fit and the window that leaves the least
-// to load.
-inline int pick_tile(const View& v) {
-  int best = pick_walk(v);
-  if (best < kTileCount) return best;
+// The best of the other tiles: packs where they fit, and the window that leaves the least to load.
+inline int pick_gather(const View& v) {
+  int best = kTileCount - 1;
   int64_t best_cost = INT64_MAX;
   for (int i = 0; i < kTileCount; ++i) {
     const Tile& t = kTiles[i];
@@ -214,6 +212,11 @@ inline int pick_tile(const View& v) {
     }
   }
   return best;
+}
+
+inline int pick_tile(const View& v) {
+  const int walk = pick_walk(v);
+  return walk < kTileCount ? walk : pick_gather(v);
 }
 
 }  // namespace fastconv::depthwise_conv

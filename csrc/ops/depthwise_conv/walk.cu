@@ -3,6 +3,7 @@
 
 // From a problem to the parameters and grid of the walking kernels.
 #include "common/gpu.h"
+#include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/walk_launch.cuh"
 
 namespace fastconv::depthwise_conv {
@@ -12,6 +13,9 @@ namespace {
 // so segments stay longer than two filters, unless threads are really few.
 constexpr int64_t kThreadsWanted = 3 * kWalkThreadsEnough;
 constexpr int64_t kThreadsNeeded = kWalkThreadsEnough / 4;
+
+// Blocks of the gradient of the weight: eight to a multiprocessor of the largest chips.
+constexpr int64_t kGradientBlocksWanted = 1024;
 
 WalkAxis axis_of(const View& v, int i, bool runs) {
   const Axis& a = v.problem.axis[i];
@@ -110,7 +114,83 @@ WalkPlan plan_walk(const View& v, int tile) {
   return plan;
 }
 
+// Blocks and slots of a gradient, and segments enough for the blocks to have work.
+void share_out(int64_t packs, int64_t rows, int kernel, WalkGradient& w, int64_t& chunks) {
+  if (w.channels_last) {
+    w.block_fast = block_width(packs, kWalkThreads);
+    w.block_slots = static_cast<int>(max_of(1, min_of(kWalkThreads / w.block_fast, w.slots)));
+  } else {  // whole warps of slots
+    const int64_t slots = round_up(max_of(w.slots, 1), 32);
+    w.block_slots = static_cast<int>(min_of(kWalkThreads, slots));
+    w.block_fast = static_cast<int>(max_of(1, min_of(kWalkThreads / w.block_slots, packs)));
+  }
+  chunks = ceil_div(packs, w.block_fast);
+  const int64_t slot_blocks = ceil_div(w.slots, w.block_slots);
+  const int64_t wanted = ceil_div(kGradientBlocksWanted, chunks * max_of(slot_blocks, 1));
+  const int64_t cuts = max_of(1, min_of(wanted, ceil_div(rows, 2 * kernel)));
+  w.segment_rows = static_cast<int>(max_of(1, ceil_div(rows, cuts)));
+  const int64_t segments = max_of(1, ceil_div(rows, w.segment_rows));
+  w.units = static_cast<int>(rows > 0 ? segments * slot_blocks : 0);
+  w.by_segments = gpu::Divider<int>(segments);
+}
+
 }  // namespace
+
+WalkGradientPlan plan_walk_gradient(const View& v, int tile) {
+  const Problem& p = v.problem;
+  const WalkKind kind = kTiles[tile].walk;
+  WalkGradientPlan plan{};
+  plan.tile = tile;
+  plan.kernel = static_cast<int>(p.axis[2].kernel);
+  plan.down = walk_down(v);
+  const int64_t lanes = walk_lanes(kind, element_size(p.dtype), plan.kernel);
+  const int64_t sum_bytes = p.dtype == Dtype::kFloat64 ? 8 : 4;
+
+  WalkGradient& w = plan.walk;
+  w.rows = axis_of(v, 1, false);
+  w.columns = axis_of(v, 2, in_columns(kind));
+  w.x_n = v.big_strides.n;
+  w.x_c = v.big_strides.c;
+  w.x_row = v.big_strides.sp[1];
+  w.x_column = static_cast<int>(v.big_strides.sp[2]);
+  w.dy_n = v.small_strides.n;
+  w.dy_c = v.small_strides.c;
+  w.dy_row = v.small_strides.sp[1];
+  w.dy_column = static_cast<int>(v.small_strides.sp[2]);
+  w.channels = static_cast<int>(p.channels);
+  w.channels_last = p.channels_last;
+
+  const int64_t strips = ceil_div(w.columns.out, walk_outputs(kind, plan.down, 1));
+  w.slots = static_cast<int>(p.batch * strips);
+  int64_t chunks = 0;
+  share_out(p.channels / lanes, w.rows.out, plan.kernel, w, chunks);
+  const int64_t split_bytes = (p.taps() + 1) * p.channels * sum_bytes;
+  int64_t splits = min_of(ceil_div(kGradientBlocksWanted, chunks), w.units);
+  splits = min_of(splits, min_of(kMaxSplits, kMaxWorkspace / split_bytes));
+  w.splits = static_cast<int>(max_of(1, splits));
+  w.by_minor = gpu::Divider<int>(p.channels_last ? w.block_fast : w.block_slots);
+  w.by_chunks = gpu::Divider<int>(chunks);
+  w.by_strips = gpu::Divider<int>(max_of(strips, 1));
+  plan.grid = chunks * w.splits;
+  const int64_t rows = p.channels_last ? w.block_slots : w.block_slots / 32;
+  plan.smem = rows * plan.kernel * w.block_fast * lanes * sum_bytes;
+  plan.workspace = w.splits * split_bytes;
+  return plan;
+}
+
+cudaError_t walk_gradient(const WalkGradientPlan& plan, Dtype dtype, cudaStream_t stream) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return launch_walk_gradient<float>(plan, stream);
+    case Dtype::kFloat64:
+      return launch_walk_gradient<double>(plan, stream);
+    case Dtype::kFloat16:
+      return launch_walk_gradient<gpu::half>(plan, stream);
+    case Dtype::kBFloat16:
+      return launch_walk_gradient<gpu::bfloat16>(plan, stream);
+  }
+  return cudaErrorInvalidValue;
+}
 
 cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
                  int tile, cudaStream_t stream) {

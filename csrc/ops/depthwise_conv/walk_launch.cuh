@@ -46,6 +46,36 @@ struct WalkPlan {
   Walk walk;
 };
 
+// The gradient of the weight: threads are packs of channels times slots (strips times images),
+// where the packs vary fastest with channels_last and the slots otherwise.  A unit of work is a
+// segment of rows of a block's slots.
+struct WalkGradient {
+  const void* x;
+  const void* dy;
+  void* partial;
+  WalkAxis rows, columns;  // in: x; out: dy
+  int64_t x_n, x_c, x_row, dy_n, dy_c, dy_row;
+  int x_column, dy_column;
+  int channels;
+  bool channels_last, with_bias;
+  int slots, block_fast, block_slots;
+  int segment_rows, units, splits;
+  gpu::Divider<int> by_minor, by_segments, by_chunks, by_strips;
+};
+
+struct WalkGradientPlan {
+  int tile, kernel, down;
+  int64_t grid, smem, workspace;
+  WalkGradient walk;
+};
+
+WalkGradientPlan plan_walk_gradient(const View& v, int tile);
+// The first stage; `splits` of the plan are left to add.
+cudaError_t walk_gradient(const WalkGradientPlan& plan, Dtype dtype, cudaStream_t stream);
+
+template <class T>
+cudaError_t launch_walk_gradient(const WalkGradientPlan& plan, cudaStream_t stream);
+
 // The launcher, for a tile that walks and fits.
 cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
                  int tile, cudaStream_t stream);

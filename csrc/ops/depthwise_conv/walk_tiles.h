@@ -94,10 +94,9 @@ inline bool vectors(const Problem& p, const void* data, const Strides5& strides,
 inline bool walks(const View& v) {
   const Problem& p = v.problem;
   const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  return v.pass != Pass::kBackwardWeight && p.multiplier == 1 && d.in == 1 && d.out == 1 &&
-         d.kernel == 1 && d.pad == 0 && h.kernel == w.kernel &&
-         (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) && h.dilation == 1 && w.dilation == 1 &&
-         h.stride == w.stride && w.stride <= 2 &&
+  return p.multiplier == 1 && d.in == 1 && d.out == 1 && d.kernel == 1 && d.pad == 0 &&
+         h.kernel == w.kernel && (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) &&
+         h.dilation == 1 && w.dilation == 1 && h.stride == w.stride && w.stride <= 2 &&
          p.channels < (int64_t{1} << 30) / max_of(p.batch * max_of(w.in, w.out), 1);
 }
 
