@@ -35,7 +35,7 @@ def check_walks(library, case, seed, expected=None, passes=PASSES):
     try:
         for which in passes:
             tiles = walks(run, which)
-            assert expected is None or set(tiles) == expected, which
+            assert expected is None or set(tiles) == expected[which], which
             for name, tile in tiles.items():
                 run.check(which, tile, order=(seed + len(name)) % 3, seed=seed)
     finally:
@@ -52,7 +52,10 @@ def expected_walks(kernel, stride, dtype, channels_last):
             tiles |= {"walk_channels16"}
     elif dtype != torch.float64:
         tiles |= {"walk_columns4"} | ({"walk_columns8"} if stride == 1 else set())
-    return tiles
+    expected = dict.fromkeys(PASSES, tiles)
+    if dtype == torch.float64 and kernel == 7:
+        expected["backward_weight"] = set()
+    return expected
 
 
 @LAYOUTS
@@ -120,12 +123,12 @@ def test_sizes(library, name, kernel, channels_last):
                 check_walks(library, case, random.getrandbits(20))
 
 
-# Threads enough that each walks several times the filter's rows; not one thread more than a warp
-# holds, and more packs or strips than a block has threads.
+# Threads enough that each walks more rows than the filter has; more packs or strips than a block
+# has threads, and numbers of them that no block width divides.
 @LAYOUTS
 @pytest.mark.parametrize(
     ("size", "batch", "channels"),
-    [((33, 40), 1, 272), ((5, 520), 1, 6), ((3, 8), 2, 1032)],
+    [((33, 40), 1, 272), ((5, 536), 1, 6), ((3, 8), 2, 524)],
 )
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2), (7, 1)])
 def test_many_threads(library, size, batch, channels, kernel, stride, channels_last):

@@ -230,7 +230,7 @@ template <class T, WalkKind kKind, int K, int kDown>
 cudaError_t run_walk_gradient(const WalkGradientPlan& plan, cudaStream_t stream) {
   constexpr int V = walk_lanes(kKind, sizeof(T), K);
   constexpr int P = walk_outputs(kKind, kDown, 1);
-  if constexpr (V > 0 && P > 0) {
+  if constexpr (V > 0 && P > 0 && walks_for_weight(sizeof(T), K)) {
     auto kernel = walk_gradient_kernel<T, V, K, kDown, P, in_columns(kKind)>;
     return FASTCONV_LAUNCH(kernel, dim3(static_cast<unsigned>(plan.grid)),
                            dim3(plan.walk.block_fast * plan.walk.block_slots),

@@ -41,6 +41,12 @@ constexpr int walk_lanes(WalkKind kind, int64_t element_size, int64_t kernel) {
   return 1;
 }
 
+// Whether the gradient of the weight is compiled: registers do not hold 49 sums in fp64 and what goes
+// with them.
+constexpr bool walks_for_weight(int64_t element_size, int64_t kernel) {
+  return element_size < 8 || kernel < 7;
+}
+
 // Groups of outputs in a thread's strip (a group: the `up` outputs between neighbouring inputs of a
 // gradient); 0: not compiled.
 constexpr int walk_outputs(WalkKind kind, int64_t down, int64_t up) {
@@ -108,6 +114,7 @@ inline bool walk_fits(const View& v, WalkKind kind) {
   const int down = walk_down(v), up = walk_up(v);
   const int lanes = walk_lanes(kind, size, w.kernel), outputs = walk_outputs(kind, down, up);
   if (lanes == 0 || outputs == 0) return false;
+  if (v.pass == Pass::kBackwardWeight && !walks_for_weight(size, w.kernel)) return false;
   if (kind == WalkKind::kScalar) return true;
   if (in_columns(kind) == p.channels_last) return false;
   if (!in_columns(kind)) {
