@@ -20,7 +20,7 @@
 
 namespace fastconv::depthwise_conv {
 
-template <class T, int V, int K, int kDown>
+// Blocks that must fit on a multiprocessor.  A third one would make 3x3 and 5x5 in NHWC spill.
 constexpr int kWalkGradientBlocks = 2;
 
 // The rows of x and dy that one thread has, and its sums.
@@ -101,7 +101,7 @@ __device__ __forceinline__ void write_sums(const WalkGradient& g, A (&values)[kV
 }
 
 template <class T, int V, int K, int kDown, int P, bool kRuns>
-__global__ void __launch_bounds__(kWalkThreads, (kWalkGradientBlocks<T, V, K, kDown>))
+__global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     walk_gradient_kernel(const WalkGradient g) {
   using A = Accum<T>;
   using Thread = GradientWalk<T, V, K, kDown, P, kRuns>;

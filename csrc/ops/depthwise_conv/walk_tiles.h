@@ -41,8 +41,8 @@ constexpr int walk_lanes(WalkKind kind, int64_t element_size, int64_t kernel) {
   return 1;
 }
 
-// Whether the gradient of the weight is compiled: registers do not hold 49 sums in fp64 and what goes
-// with them.
+// Whether the gradient of the weight is compiled: registers do not hold 49 sums in fp64 and what
+// goes with them.
 constexpr bool walks_for_weight(int64_t element_size, int64_t kernel) {
   return element_size < 8 || kernel < 7;
 }
