@@ -212,6 +212,24 @@ def test_weight_gradient_of_infinities_at_borders(library, where, channels_last)
         run.close()
 
 
+@LAYOUTS
+def test_stride_of_a_single_column(library, channels_last):
+    """It may be any number, far outside 32 bits: no address may depend on it."""
+    pad = ((1, 1), (1, 1))
+    case = conv2d((9, 1), (3, 3), pad=pad, batch=2, channels=8, channels_last=channels_last)
+    run = Run(library, case, 4)
+    for name in ("x", "dy"):
+        t = getattr(run, name)
+        strides = (*t.stride()[:4], (1 << 40) + (3 << 29))
+        setattr(run, name, t.as_strided(t.shape, strides))
+    for which in PASSES:
+        tiles = walks(run, which)
+        assert tiles
+        for tile in tiles.values():
+            run.check(which, tile)
+    run.close()
+
+
 def test_weight_gradient_in_parts(library):
     """Without the bias, and the bias alone, which takes no walk by itself."""
     for channels_last in (False, True):

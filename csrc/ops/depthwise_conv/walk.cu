@@ -35,6 +35,11 @@ WalkAxis axis_of(const View& v, int i, bool runs) {
   return w;
 }
 
+// The stride of a single column may be any number, and is of no use.
+int column_stride(int columns, const Strides5& strides) {
+  return columns <= 1 ? 0 : static_cast<int>(strides.sp[2]);
+}
+
 // Threads of a block along `fast`, at most `limit`: what leaves the fewest lanes idle, and of such
 // widths the largest.
 int block_width(int64_t fast, int64_t limit) {
@@ -73,11 +78,11 @@ WalkPlan plan_walk(const View& v, int tile) {
   w.in_n = in.n;
   w.in_c = in.c;
   w.in_row = in.sp[1];
-  w.in_column = static_cast<int>(in.sp[2]);
+  w.in_column = column_stride(w.columns.in, in);
   w.out_n = out.n;
   w.out_c = out.c;
   w.out_row = out.sp[1];
-  w.out_column = static_cast<int>(out.sp[2]);
+  w.out_column = column_stride(w.columns.out, out);
   w.channels = static_cast<int>(p.channels);
   w.channels_last = p.channels_last;
   w.flip = backward && plan.up == 1;
@@ -152,11 +157,11 @@ WalkGradientPlan plan_walk_gradient(const View& v, int tile) {
   w.x_n = v.big_strides.n;
   w.x_c = v.big_strides.c;
   w.x_row = v.big_strides.sp[1];
-  w.x_column = static_cast<int>(v.big_strides.sp[2]);
+  w.x_column = column_stride(w.columns.in, v.big_strides);
   w.dy_n = v.small_strides.n;
   w.dy_c = v.small_strides.c;
   w.dy_row = v.small_strides.sp[1];
-  w.dy_column = static_cast<int>(v.small_strides.sp[2]);
+  w.dy_column = column_stride(w.columns.out, v.small_strides);
   w.channels = static_cast<int>(p.channels);
   w.channels_last = p.channels_last;
 

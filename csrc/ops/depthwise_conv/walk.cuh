@@ -32,13 +32,13 @@ __device__ __forceinline__ void stage_filters(const Walk& g, int first_fast, int
   for (int i = threadIdx.x; i < rows * K * K; i += threads) {
     const int row = i / (K * K);
     int channel = first_fast * V + row;
-    bool present = channel < g.channels;
-    if (!g.channels_last) {
+    if (!g.channels_last) {  // slots behind the last one go round
       const int slot = first_slot + row;
-      present = slot < g.slots;
       channel = slot - g.by_inner.divide(slot) * g.by_inner.value;
     }
-    if (present) staged[i] = weight[int64_t{channel} * (K * K) + (i - row * (K * K))];
+    if (channel < g.channels) {
+      staged[i] = weight[int64_t{channel} * (K * K) + (i - row * (K * K))];
+    }
   }
 }
 
