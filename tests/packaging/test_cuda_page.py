@@ -3,16 +3,13 @@
 """docs/cuda-kernels.md and its script: against cuda-registers.md, and on made-up machine code."""
 
 import re
-import sys
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
 import cuda_kernels
+import pytest
 from ptxas_report import Usage
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows(page, name):
