@@ -176,6 +176,7 @@ def test_every_tile_is_covered(library):
             run.close()
         names = {library.tile_name(t).decode() for t in range(library.tile_count())}
         missing = names - {library.tile_name(t).decode() for t in seen}
+        missing -= {n for n in names if n.startswith("large")}  # test_depthwise_conv_large.py
         assert missing == (
             {f"{kind}_window{width}" for kind in ("pack", "scalar") for width in (2, 4)}
             if which == "backward_weight"

@@ -4,6 +4,7 @@
 // From a problem and a tile to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
 
@@ -225,7 +226,8 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   const Problem& p = v.problem;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
-  if (tile < 0) tile = pick_tile(v);
+  if (tile < 0) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   GatherPlan plan{};
   plan.tile = tile;

@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// From a problem with a large filter to the kernels' parameters and grid.
+#include "common/gpu.h"
+#include "ops/depthwise_conv/large_launch.cuh"
+#include "ops/depthwise_conv/large_tiles.h"
+
+namespace fastconv::depthwise_conv {
+namespace {
+
+// How many bytes of a row may be copied at a time, of planes `width` wide.
+int copy_bytes_of(const Planes& p, const Problem& problem, int width) {
+  const int64_t item = element_size(problem.dtype);
+  for (const int64_t bytes : {int64_t{kPackBytes}, int64_t{4}}) {
+    const int64_t unit = bytes / item;
+    if (unit > 0 && p.x == 1 && reinterpret_cast<uintptr_t>(p.data) % bytes == 0 &&
+        width % unit == 0 && p.y % unit == 0 && p.c % unit == 0 && p.n % unit == 0) {
+      return static_cast<int>(bytes);
+    }
+  }
+  return static_cast<int>(item);
+}
+
+int by_channel_of(const Planes& p, const Problem& problem, const LargeGather& g) {
+  if (!problem.channels_last) return 0;
+  const int pack = pack_size(problem.dtype);
+  const bool packs = g.in_div == 1 && g.channels % pack == 0 && g.shape.channels % pack == 0 &&
+                     reinterpret_cast<uintptr_t>(p.data) % kPackBytes == 0 && p.n % pack == 0 &&
+                     p.y % pack == 0 && p.x % pack == 0;
+  return packs ? pack : 1;
+}
+
+Divider<int> divider(int64_t value) { return Divider<int>(value); }
+
+}  // namespace
+
+cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,
+                         void* out, int tile, cudaStream_t stream) {
+  if (!large_tile_fits(v, tile)) return cudaErrorInvalidValue;
+  const Problem& p = v.problem;
+  const bool backward = v.pass == Pass::kBackwardData;
+  const Strides5& from = backward ? v.small_strides : v.big_strides;
+  const Strides5& to = backward ? v.big_strides : v.small_strides;
+  LargeGather g{};
+  g.in = {in, from.n, from.c, from.sp[1], from.sp[2]};
+  g.out = out;
+  g.out_n = to.n;
+  g.out_c = to.c;
+  g.out_y = to.sp[1];
+  g.out_x = to.sp[2];
+  g.weight = weight;
+  g.bias = bias;
+  g.y = internal::large_axis(v, 1);
+  g.x = internal::large_axis(v, 2);
+  g.shape = large_shape(v);
+  g.batch = static_cast<int>(p.batch);
+  g.channels = static_cast<int>(backward ? p.in_channels() : p.out_channels());
+  g.in_div = static_cast<int>(fans_in(v) ? 1 : p.multiplier);
+  g.flip = backward;
+  g.packed_stores = copy_bytes_of({out, to.n, to.c, to.sp[1], to.sp[2]}, p, g.x.out) == kPackBytes;
+  g.by_channel = by_channel_of(g.in, p, g);
+  g.copy_bytes = copy_bytes_of(g.in, p, g.x.in);
+  const LargeShape& s = g.shape;
+  const int64_t units = g.by_channel > 0 ? int64_t{s.pitch} * s.channels / g.by_channel
+                                         : s.pitch / (g.copy_bytes / element_size(p.dtype));
+  g.per_row = divider(units);
+  g.per_plane = divider(units * max_of(s.rows, 1));
+  g.per_channel = divider(g.by_channel > 0 ? s.channels / g.by_channel : 1);
+  g.taps = divider(p.taps());
+  g.filter_width = divider(g.x.kernel);
+  switch (p.dtype) {
+    case Dtype::kFloat32:
+      return launch_large_gather<float>(g, stream);
+    case Dtype::kFloat64:
+      return launch_large_gather<double>(g, stream);
+    case Dtype::kFloat16:
+      return launch_large_gather<gpu::half>(g, stream);
+    case Dtype::kBFloat16:
+      return launch_large_gather<gpu::bfloat16>(g, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fastconv::depthwise_conv

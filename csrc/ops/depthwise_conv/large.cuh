@@ -1,0 +1,253 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// What the kernels for large filters share: their parameters, how a block finds its place and
+// copies its planes to shared memory, and the correlation of strips in registers (large_tiles.h).
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "common/gpu.h"
+#include "ops/depthwise_conv/geometry.cuh"
+#include "ops/depthwise_conv/large_tiles.h"
+
+namespace fastconv::depthwise_conv {
+
+// A tensor of planes, strided in elements.
+struct Planes {
+  const void* data;
+  int64_t n, c, y, x;
+};
+
+struct LargeGather {
+  Planes in;
+  void* out;
+  int64_t out_n, out_c, out_y, out_x;
+  const void* weight;
+  const void* bias;
+  LargeAxis y, x;
+  LargeShape shape;
+  int batch, channels;  // channels of out
+  int in_div;           // out channel c reads in channel c / in_div
+  bool flip;            // the filter, along both axes
+  bool packed_stores;   // rows of out may be written 16 bytes at a time
+  int copy_bytes;       // of a row of `in` that are copied at a time: 16, 4 or those of an element
+  int by_channel;       // channels_last: how many of `in` are loaded at a time
+  Divider<int> per_row, per_plane, per_channel;  // units of copies
+  Divider<int> taps, filter_width;
+};
+
+// Where a block's tile of results and its planes begin.
+struct LargePlace {
+  int x, y, channel, image;
+};
+
+__device__ __forceinline__ LargePlace large_place(const LargeShape& s) {
+  int rest = static_cast<int>(blockIdx.x);
+  const int tiles_x = static_cast<int>(s.tiles_x), tiles_y = static_cast<int>(s.tiles_y);
+  const int tile_x = rest % tiles_x;
+  rest /= tiles_x;
+  const int tile_y = rest % tiles_y;
+  rest /= tiles_y;
+  const int channel_blocks = static_cast<int>(s.channel_blocks);
+  const int channel = rest % channel_blocks;
+  return {tile_x * s.across * kStripWidth, tile_y * s.down * kStripRows, channel * s.channels,
+          rest / channel_blocks * s.images};
+}
+
+// Rows [first, end) of `in` that the tile reads.
+struct Rows {
+  int first, end;
+};
+
+__device__ __forceinline__ Rows large_rows(const LargeShape& s, const LargeAxis& y, int tile_y) {
+  const int first = max(tile_y - y.pad, 0);
+  return {first, min(tile_y - y.pad + s.down * kStripRows + y.kernel - 1, y.in)};
+}
+
+// Copies the rows of every plane of the block to shared memory, with zeros left and right of `in`.
+// Row by row: neighbouring threads take neighbouring columns, Bytes at a time.
+template <class T, int Bytes>
+__device__ __forceinline__ void copy_rows(const LargeGather& g, const LargePlace& at, Rows rows,
+                                          T* tile) {
+  constexpr int kUnit = Bytes / static_cast<int>(sizeof(T));
+  const LargeShape& s = g.shape;
+  const int count = s.planes() * g.per_plane.value;
+  for (int i = threadIdx.x; i < count; i += s.threads()) {
+    const int plane = g.per_plane.divide(i), in_plane = i - plane * g.per_plane.value;
+    const int row = g.per_row.divide(in_plane);
+    const int column = (in_plane - row * g.per_row.value) * kUnit;
+    const int image = plane / s.channels, channel = at.channel + plane - image * s.channels;
+    if (row >= rows.end - rows.first || channel >= g.channels || at.image + image >= g.batch) {
+      continue;
+    }
+    const int x = at.x - s.lead + column;
+    const bool inside = x >= 0 && x < g.x.in;
+    const T* from = static_cast<const T*>(g.in.data);
+    if (inside) {
+      from += (at.image + image) * g.in.n + channel / g.in_div * g.in.c +
+              (rows.first + row) * g.in.y + x * g.in.x;
+    }
+    T* to = tile + plane * s.plane + row * s.pitch + column;
+    if constexpr (Bytes >= 4) {
+      gpu::cp_async<Bytes>(to, from, inside);
+    } else {
+      *to = inside ? *from : gpu::narrow<T>(0);
+    }
+  }
+}
+
+// The same where channels are neighbours in memory: kUnit of them at a time, and a plane for each.
+template <class T, int kUnit>
+__device__ __forceinline__ void copy_channels(const LargeGather& g, const LargePlace& at, Rows rows,
+                                              T* tile) {
+  const LargeShape& s = g.shape;
+  const int count = s.images * g.per_plane.value;
+  for (int i = threadIdx.x; i < count; i += s.threads()) {
+    const int image = g.per_plane.divide(i), in_image = i - image * g.per_plane.value;
+    const int row = g.per_row.divide(in_image), in_row = in_image - row * g.per_row.value;
+    const int column = g.per_channel.divide(in_row);
+    const int first = (in_row - column * g.per_channel.value) * kUnit;
+    const int channel = at.channel + first;
+    if (row >= rows.end - rows.first || channel >= g.channels || at.image + image >= g.batch) {
+      continue;
+    }
+    const int x = at.x - s.lead + column;
+    const bool inside = x >= 0 && x < g.x.in;
+    const T* from = static_cast<const T*>(g.in.data);
+    if (inside) {
+      from += (at.image + image) * g.in.n + channel / g.in_div * g.in.c +
+              (rows.first + row) * g.in.y + x * g.in.x;
+    }
+    T* to = tile + (image * s.channels + first) * s.plane + row * s.pitch + column;
+    if constexpr (kUnit == 1 && sizeof(T) >= 4) {
+      gpu::cp_async<static_cast<int>(sizeof(T))>(to, from, inside);
+    } else {
+      const Pack<T, kUnit> pack = load_if<T, kUnit>(inside, from);
+#pragma unroll
+      for (int c = 0; c < kUnit; ++c) {
+        if (kUnit == 1 || first + c < s.channels) to[c * s.plane] = pack.v[c];
+      }
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void copy_planes(const LargeGather& g, const LargePlace& at, Rows rows,
+                                            T* tile) {
+  constexpr int kPack = kPackBytes / static_cast<int>(sizeof(T));
+  if (g.by_channel == kPack) {
+    copy_channels<T, kPack>(g, at, rows, tile);
+  } else if (g.by_channel == 1) {
+    copy_channels<T, 1>(g, at, rows, tile);
+  } else if (g.copy_bytes == kPackBytes) {
+    copy_rows<T, kPackBytes>(g, at, rows, tile);
+  } else if (sizeof(T) < 4 && g.copy_bytes == 4) {
+    copy_rows<T, 4>(g, at, rows, tile);
+  } else {
+    copy_rows<T, static_cast<int>(sizeof(T))>(g, at, rows, tile);
+  }
+  gpu::cp_async_commit();
+}
+
+// The filters of the block's channels as rows of chunks, the first tap `shift` elements from the
+// beginning of a row.  What lies around them is never read.
+template <class T>
+__device__ __forceinline__ void copy_filters(const LargeGather& g, const LargePlace& at, int shift,
+                                             Accum<T>* filters) {
+  const LargeShape& s = g.shape;
+  const T* weight = static_cast<const T*>(g.weight);
+  const int present = min(s.channels, g.channels - at.channel);
+  const int taps = g.taps.value;
+  for (int i = threadIdx.x; i < present * taps; i += s.threads()) {
+    const int channel = g.taps.divide(i), tap = i - channel * taps;
+    int r = g.filter_width.divide(tap);
+    int column = tap - r * g.filter_width.value;
+    if (g.flip) {
+      r = g.y.kernel - 1 - r;
+      column = g.x.kernel - 1 - column;
+    }
+    filters[channel * s.filter_plane + r * s.filter_pitch + shift + column] =
+        gpu::widen(weight[static_cast<int64_t>(at.channel) * taps + i]);
+  }
+}
+
+// Four neighbours, by accesses of up to 16 bytes.
+template <class A, class T>
+__device__ __forceinline__ void load_chunk(const T* p, A* out) {
+  constexpr int kWidth = sizeof(T) == 8 ? 2 : kChunk;
+#pragma unroll
+  for (int i = 0; i < kChunk; i += kWidth) {
+    const Pack<T, kWidth> pack = gpu::load_pack<T, kWidth>(p + i);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) out[i + j] = gpu::widen(pack.v[j]);
+  }
+}
+
+// sums[q][p] += sum_t filter[-q * pitch + t] * x[p + t], over the rows q and the taps t whose bits
+// are set.
+template <bool kWhole, class A, class F>
+__device__ __forceinline__ void multiply_chunk(const A (&x)[kStripWidth + kChunk], const F* filter,
+                                               int pitch, uint32_t rows, uint32_t taps,
+                                               A (&sums)[kStripRows][kStripWidth]) {
+#pragma unroll
+  for (int q = 0; q < kStripRows; ++q) {
+    if (!kWhole && (rows >> q & 1) == 0) continue;
+    A f[kChunk];
+    load_chunk(filter - q * pitch, f);
+#pragma unroll
+    for (int t = 0; t < kChunk; ++t) {
+      if (!kWhole && (taps >> t & 1) == 0) continue;
+#pragma unroll
+      for (int p = 0; p < kStripWidth; ++p) sums[q][p] += f[t] * x[p + t];
+    }
+  }
+}
+
+// One row of `in`: filter row `step` - q meets the results of strip row q.
+struct Chunks {
+  int count;
+  uint32_t first, last;  // bits of the taps in the first and the last chunk
+};
+
+// Adds the products of filter rows `begin` to `end` - 1 of the strip's first row of results; `x` is
+// where filter row 0 would find the strip's first column.  Of a warp all lanes take the same steps,
+// and a lane sits out those in which its row of `in` does not exist: outside [lane_begin,
+// lane_end).
+template <class T, class F, class A>
+__device__ __forceinline__ void correlate(const T* x, int x_pitch, const F* filter, int pitch,
+                                          int filter_rows, const Chunks& chunks, int begin, int end,
+                                          int lane_begin, int lane_end,
+                                          A (&sums)[kStripRows][kStripWidth]) {
+  constexpr uint32_t kAllRows = (1u << kStripRows) - 1, kAllTaps = (1u << kChunk) - 1;
+#pragma unroll 1
+  for (int step = begin; step < end; ++step) {
+    if (step < lane_begin || step >= lane_end) continue;
+    uint32_t rows = 0;
+#pragma unroll
+    for (int q = 0; q < kStripRows; ++q) {
+      if (step >= q && step - q < filter_rows) rows |= 1u << q;
+    }
+    const T* from = x + step * x_pitch;
+    const F* f = filter + step * pitch;
+    A window[kStripWidth + kChunk];
+    load_chunk(from, window);
+    load_chunk(from + kChunk, window + kChunk);
+#pragma unroll 1
+    for (int k = 0; k < chunks.count; ++k) {
+      load_chunk(from + k * kChunk + kStripWidth, window + kStripWidth);
+      uint32_t taps = k == 0 ? chunks.first : kAllTaps;
+      if (k == chunks.count - 1) taps &= chunks.last;
+      if (rows == kAllRows && taps == kAllTaps) {
+        multiply_chunk<true>(window, f + k * kChunk, pitch, rows, taps, sums);
+      } else {
+        multiply_chunk<false>(window, f + k * kChunk, pitch, rows, taps, sums);
+      }
+#pragma unroll
+      for (int i = 0; i < kStripWidth; ++i) window[i] = window[i + kChunk];
+    }
+  }
+}
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,220 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Tiles of the kernels for large 2-D filters at stride 1: how a problem is cut into blocks.
+// Pure host code.
+//
+// Forward, the gradient of the input (forward with the taps flipped) and the gradient of the weight
+// (a correlation of x whose filter is dy and whose results are taps) are one computation:
+//
+//   result[y, x] += sum_{r, s} filter[r, s] * in[y + r - pad_y, x + s - pad_x]
+//
+// A thread owns kStripRows x kStripWidth results, all in registers.  For one row of `in` it slides
+// over the columns, kChunk taps at a time; the values of a window meet the filter rows of all of
+// its rows of results.  Per chunk: 128 FMAs on one 16-byte load of `in` and four of the filter.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+#include "ops/depthwise_conv/tiles.h"
+
+namespace fastconv::depthwise_conv {
+
+struct LargeTile {
+  const char* name;
+};
+
+// They follow those of kTiles: tile kTileCount + i is kLargeTiles[i].
+constexpr LargeTile kLargeTiles[] = {
+    {"large_strips"},
+};
+constexpr int kLargeTileCount = sizeof(kLargeTiles) / sizeof(kLargeTiles[0]);
+
+constexpr int kStripWidth = 8, kStripRows = 4, kChunk = 4;
+constexpr int kLargeThreads = 256;
+
+// One plane axis as these kernels see it: result o reads in[o - pad + t] with tap t.
+struct LargeAxis {
+  int in, out, kernel, pad;
+};
+
+// How a block's threads and its shared memory are laid out.  The planes of a block (`channels` of
+// each of `images`, the channel varying fastest) lie in shared memory one after another, every one
+// with the rows and columns that its tile of results reads.
+struct LargeShape {
+  int channels, images;  // of a block
+  int across, down;      // strips of a tile; threads are numbered plane, across, down
+  int64_t tiles_x, tiles_y, channel_blocks, image_blocks;  // the grid
+  int lead;                        // columns left of the tile's first result in shared memory
+  int rows;                        // of a plane in shared memory, at most
+  int pitch, plane;                // elements from row to row and from plane to plane
+  int filter_pitch, filter_plane;  // the same of the filter
+  int64_t filter_bytes, smem;
+
+  constexpr int planes() const { return channels * images; }
+  constexpr int threads() const { return planes() * across * down; }
+  constexpr int64_t grid() const { return tiles_x * tiles_y * channel_blocks * image_blocks; }
+};
+
+namespace internal {
+
+// Planes whose distance is an odd number of 16-byte units: eight lanes that read 16 bytes each of
+// eight planes meet no bank twice.
+constexpr int odd_plane(int elements, int64_t item) {
+  const int unit = static_cast<int>(16 / item);
+  const int units = static_cast<int>(ceil_div(elements, unit));
+  return (units | 1) * unit;
+}
+
+constexpr int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
+
+// Columns that the first tap lies right of a multiple of the vectors in which rows are copied.
+constexpr int lead_of(const LargeAxis& x, Dtype dtype) {
+  const int64_t pack = pack_size(dtype);
+  return static_cast<int>((floor_div(x.pad - 1, pack) + 1) * pack);
+}
+
+// The axes of the gather of forward, or of the gradient of the input.
+constexpr LargeAxis large_axis(const View& v, int i) {
+  const Axis& a = v.problem.axis[i];
+  const bool backward = v.pass == Pass::kBackwardData;
+  const int64_t pad = backward ? a.kernel - 1 - a.pad : a.pad;
+  return {static_cast<int>(backward ? a.out : a.in), static_cast<int>(backward ? a.in : a.out),
+          static_cast<int>(a.kernel), static_cast<int>(pad)};
+}
+
+constexpr void lay_out(const View& v, const LargeAxis& y, const LargeAxis& x, LargeShape& s) {
+  const Problem& p = v.problem;
+  const int64_t item = element_size(p.dtype), pack = pack_size(p.dtype);
+  s.tiles_x = ceil_div(x.out, int64_t{s.across} * kStripWidth);
+  s.tiles_y = ceil_div(y.out, int64_t{s.down} * kStripRows);
+  s.lead = lead_of(x, p.dtype);
+  const int shift = s.lead - x.pad;  // columns of the tile that no tap of the first result meets
+  const int64_t chunks = ceil_div(shift % kChunk + x.kernel, kChunk);
+  const int64_t reach = shift / kChunk * kChunk + chunks * kChunk;
+  s.rows = static_cast<int>(min_of(y.in, int64_t{s.down} * kStripRows + y.kernel - 1));
+  s.pitch = static_cast<int>(round_up(s.across * kStripWidth + reach, pack));
+  s.plane = odd_plane(s.rows * s.pitch, item);
+  s.filter_pitch = static_cast<int>(chunks * kChunk);
+  s.filter_plane = odd_plane(y.kernel * s.filter_pitch, accumulator_size(p.dtype));
+  s.filter_bytes = int64_t{s.channels} * s.filter_plane * accumulator_size(p.dtype);
+  s.smem = s.filter_bytes + int64_t{s.planes()} * s.plane * item;
+}
+
+// How much of a multiprocessor's arithmetic a shape may reach, up to a factor.
+constexpr double large_score(const View& v, const LargeAxis& y, const LargeAxis& x,
+                             const LargeShape& s) {
+  const Problem& p = v.problem;
+  const double results = static_cast<double>(y.out) * x.out;
+  const double strips = static_cast<double>(s.tiles_x * s.across) * (s.tiles_y * s.down);
+  const int64_t channels = v.pass == Pass::kBackwardData ? p.in_channels() : p.out_channels();
+  const double planes = static_cast<double>(channels) * p.batch /
+                        (static_cast<double>(s.channel_blocks * s.image_blocks) * s.planes());
+  const int64_t warps = ceil_div(s.threads(), 32);
+  double score =
+      results / (strips * kStripRows * kStripWidth) * planes * s.threads() / (warps * 32);
+  // Twelve warps hide the latencies: three for each of the four schedulers.
+  const int64_t resident = min_of(min_of(160 * 1024 / (s.smem + 1024), 20 / warps), 16) * warps;
+  if (resident < 12) score *= static_cast<double>(resident) / 12;
+  // Two waves of the largest chips.
+  if (s.grid() < 264) score *= (1 + static_cast<double>(s.grid()) / 264) / 2;
+  // A copied element costs about two instructions, its taps one FMA each.
+  const double fma =
+      static_cast<double>(s.threads()) * kStripRows * kStripWidth * y.kernel * x.kernel;
+  return score * fma / (fma + 2.0 * s.planes() * s.plane);
+}
+
+}  // namespace internal
+
+// Whether these kernels serve a problem at all; its shared memory apart.
+constexpr bool large_serves(const View& v) {
+  const Problem& p = v.problem;
+  const Axis& d = p.axis[0];
+  bool ok = d.in == 1 && d.out == 1 && d.kernel == 1 && d.pad == 0;
+  ok = ok && (!fans_in(v) || p.multiplier == 1) && v.pass != Pass::kBackwardWeight;
+  constexpr int64_t kLimit = int64_t{1} << 24;
+  for (int i = 1; i < kSpatial; ++i) {
+    const Axis& a = p.axis[i];
+    ok = ok && a.stride == 1 && a.dilation == 1 && a.in < kLimit && a.out < kLimit &&
+         a.kernel < kLimit && a.pad < kLimit && a.pad > -kLimit;
+  }
+  return ok && p.batch < kLimit && p.filters() < kLimit;
+}
+
+namespace internal {
+
+// Tries the shapes of blocks with `down` strips at most below each other and `least` channels.
+constexpr void try_shapes(const View& v, int64_t across, int64_t down, int64_t least,
+                          LargeShape& best, double& best_score) {
+  const Problem& p = v.problem;
+  const LargeAxis y = large_axis(v, 1), x = large_axis(v, 2);
+  const int64_t channels = v.pass == Pass::kBackwardData ? p.in_channels() : p.out_channels();
+  const int64_t most = kLargeThreads / (across * down);
+  for (int64_t planes = most; planes >= least; planes = planes / 2) {
+    // Images of one channel share its filter; where they are few, channels make up for it.
+    const int64_t c = min_of(channels, max_of(planes / p.batch / least, 1) * least);
+    const int64_t n = max_of(1, min_of(p.batch, planes / c));
+    LargeShape s{};
+    s.across = static_cast<int>(across);
+    s.down = static_cast<int>(down);
+    s.channels = static_cast<int>(c);
+    s.images = static_cast<int>(n);
+    s.channel_blocks = ceil_div(channels, c);
+    s.image_blocks = ceil_div(p.batch, n);
+    lay_out(v, y, x, s);
+    if (s.smem > kSmemLimit) continue;
+    const double score = large_score(v, y, x, s);
+    if (score > best_score) {
+      best_score = score;
+      best = s;
+    }
+  }
+}
+
+}  // namespace internal
+
+// The best shape; without threads if shared memory has room for none.
+constexpr LargeShape large_shape(const View& v) {
+  const Problem& p = v.problem;
+  const int64_t strips_x = ceil_div(internal::large_axis(v, 2).out, kStripWidth);
+  const int64_t strips_y = ceil_div(internal::large_axis(v, 1).out, kStripRows);
+  LargeShape best{};
+  double score = -1;
+  // 32 bytes of channels are what memory hands out at least.
+  for (int64_t least = p.channels_last ? 32 / element_size(p.dtype) : 1; score < 0; least = 1) {
+    for (int64_t across = min_of(strips_x, 16);; across = ceil_div(across, 2)) {
+      const int64_t even_x = ceil_div(strips_x, ceil_div(strips_x, across));
+      for (int64_t down = min_of(strips_y, 16);; down = ceil_div(down, 2)) {
+        const int64_t even_y = ceil_div(strips_y, ceil_div(strips_y, down));
+        internal::try_shapes(v, even_x, even_y, least, best, score);
+        if (down == 1) break;
+      }
+      if (across == 1) break;
+    }
+    if (least == 1) break;
+  }
+  return best;
+}
+
+constexpr bool large_tile_fits(const View& v, int tile) {
+  if (tile < kTileCount || tile >= kTileCount + kLargeTileCount) return false;
+  if (!large_serves(v)) return false;
+  const LargeShape s = large_shape(v);
+  return s.across > 0 && s.grid() < INT32_MAX;
+}
+
+// Any tile: of kTiles, or of those that follow.
+inline bool any_tile_fits(const View& v, int tile) {
+  return tile < kTileCount ? tile_fits(v, tile) : large_tile_fits(v, tile);
+}
+
+inline int pick_any_tile(const View& v) {
+  const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
+  // Smaller filters are bound by memory, and single rows have kernels of their own.
+  const bool large = (y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1;
+  if (large && large_tile_fits(v, kTileCount)) return kTileCount;
+  return pick_tile(v);
+}
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+"""Depthwise convolution's CUDA kernels for large 2-D filters, on the host executor."""
+
+import dataclasses
+import random
+
+import host_cuda_harness as hc
+import pytest
+import torch
+from depthwise_conv_cases import DTYPES, PASSES, Run, load
+from test_depthwise_conv import CASES, VARIANTS, conv2d, same
+
+LARGE = {
+    "9x9": conv2d((12, 16), (9, 9), pad=same((9, 9)), batch=2, channels=16),
+    "13x13": conv2d((14, 14), (13, 13), pad=same((13, 13)), batch=2, channels=8),
+    "15x12": conv2d((10, 40), (15, 12), pad=same((15, 12)), batch=1, channels=4),
+    "11x11, odd": conv2d((13, 11), (11, 11), pad=same((11, 11)), batch=3, channels=5),
+    "31x31": conv2d((16, 24), (31, 31), pad=same((31, 31)), batch=1, channels=8),
+    "27x27 on 7x7": conv2d((7, 7), (27, 27), pad=same((27, 27)), batch=5, channels=8),
+    "51x5": conv2d((20, 8), (51, 5), pad=same((51, 5)), batch=1, channels=8),
+    "5x51": conv2d((6, 40), (5, 51), pad=same((5, 51)), batch=1, channels=8),
+    "1x17": conv2d((5, 24), (1, 17), pad=same((1, 17)), batch=2, channels=8),
+    "17x1": conv2d((24, 5), (17, 1), pad=same((17, 1)), batch=2, channels=8),
+    "no padding": conv2d((14, 19), (9, 10), batch=1, channels=4),
+    "asymmetric": conv2d((11, 12), (9, 9), pad=((8, 0), (1, 5)), batch=1, channels=4),
+    "wide padding": conv2d((3, 5), (9, 9), pad=((12, 10), (11, 14)), batch=1, channels=4),
+    "crop": conv2d((16, 17), (9, 9), pad=((-2, -1), (-3, 2)), batch=1, channels=4),
+    "multiplier 3": conv2d((9, 16), (9, 9), pad=same((9, 9)), batch=1, channels=4, multiplier=3),
+    "several tiles": conv2d((70, 136), (9, 3), pad=same((9, 3)), batch=1, channels=2),
+}
+
+
+@pytest.fixture(scope="module")
+def library():
+    torch.set_num_threads(1)
+    return load()
+
+
+def large_tiles(run, which):
+    return [t for t in run.tiles(which) if run.library.tile_name(t).startswith(b"large")]
+
+
+def check_large(library, case, seed, passes=PASSES):
+    run = Run(library, case, seed)
+    try:
+        seen = 0
+        for which in passes:
+            for tile in large_tiles(run, which):
+                run.check(which, tile, order=(tile + seed) % 3, seed=seed)
+                seen += 1
+        return seen
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LARGE)
+def test_large(library, name, dtype, channels_last):
+    case = dataclasses.replace(LARGE[name], channels_last=channels_last, dtype=dtype)
+    assert check_large(library, case, random.getrandbits(20))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(library, variant, dtype, channels_last):
+    case = dataclasses.replace(
+        LARGE["9x9"], channels_last=channels_last, dtype=dtype, **VARIANTS[variant]
+    )
+    assert check_large(library, case, random.getrandbits(20))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["9x9", "13x13", "crop", "27x27 on 7x7"])
+def test_nonfinite_values_reach_only_their_own_outputs(library, name, channels_last):
+    for bad in (float("nan"), float("inf")):
+        case = dataclasses.replace(LARGE[name], channels_last=channels_last)
+        run = Run(library, case, 1)
+        run.x[0, 1, 0, 0, 2] = run.x[-1, 0, 0, -1, -1] = bad
+        run.dy[0, 1, 0, 0, 2] = run.dy[-1, 0, 0, -1, -1] = bad
+        for which in PASSES[:2]:
+            expected = run.reference(which)[0][0]
+            for tile in large_tiles(run, which):
+                y = run.run(which, tile)[0].double()
+                torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        run.close()
