@@ -185,27 +185,33 @@ __device__ __forceinline__ void load_chunk(const T* p, A* out) {
   }
 }
 
-// sums[q][p] += sum_t filter[-q * pitch + t] * x[p + t], over the rows q and the taps t whose bits
-// are set.
-template <bool kWhole, class A, class F>
-__device__ __forceinline__ void multiply_chunk(const A (&x)[kStripWidth + kChunk], const F* filter,
-                                               int pitch, uint32_t rows, uint32_t taps,
+// sums[q][p] += sum_t filter[-q * pitch + t] * x[p + t], where x is made of three chunks.  Only
+// over the rows q and the taps t whose bits are set, if these are looked at.
+template <bool kSomeRows, bool kSomeTaps, class A, class F>
+__device__ __forceinline__ void multiply_chunk(const A (&x0)[kChunk], const A (&x1)[kChunk],
+                                               const A (&x2)[kChunk], const F* filter, int pitch,
+                                               uint32_t rows, uint32_t taps,
                                                A (&sums)[kStripRows][kStripWidth]) {
+  static_assert(kStripWidth == 2 * kChunk);
 #pragma unroll
   for (int q = 0; q < kStripRows; ++q) {
-    if (!kWhole && (rows >> q & 1) == 0) continue;
+    if (kSomeRows && (rows >> q & 1) == 0) continue;
     A f[kChunk];
     load_chunk(filter - q * pitch, f);
 #pragma unroll
     for (int t = 0; t < kChunk; ++t) {
-      if (!kWhole && (taps >> t & 1) == 0) continue;
+      if (kSomeTaps && (taps >> t & 1) == 0) continue;
 #pragma unroll
-      for (int p = 0; p < kStripWidth; ++p) sums[q][p] += f[t] * x[p + t];
+      for (int p = 0; p < kStripWidth; ++p) {
+        const int i = p + t;
+        const A x = i < kChunk ? x0[i] : i < 2 * kChunk ? x1[i - kChunk] : x2[i - 2 * kChunk];
+        sums[q][p] += f[t] * x;
+      }
     }
   }
 }
 
-// One row of `in`: filter row `step` - q meets the results of strip row q.
+// How the taps of a filter row are cut.
 struct Chunks {
   int count;
   uint32_t first, last;  // bits of the taps in the first and the last chunk
@@ -231,21 +237,47 @@ __device__ __forceinline__ void correlate(const T* x, int x_pitch, const F* filt
     }
     const T* from = x + step * x_pitch;
     const F* f = filter + step * pitch;
-    A window[kStripWidth + kChunk];
-    load_chunk(from, window);
-    load_chunk(from + kChunk, window + kChunk);
+    A x0[kChunk], x1[kChunk], x2[kChunk];
+    load_chunk(from, x0);
+    load_chunk(from + kChunk, x1);
+    from += kStripWidth;
+    // The first and the last chunk may lack taps.
+    const int whole_begin = chunks.first == kAllTaps ? 0 : 1;
+    const int whole_end = chunks.last == kAllTaps ? chunks.count : chunks.count - 1;
+    int k = 0;
 #pragma unroll 1
-    for (int k = 0; k < chunks.count; ++k) {
-      load_chunk(from + k * kChunk + kStripWidth, window + kStripWidth);
+    while (k < chunks.count) {
+      if (rows == kAllRows && k >= whole_begin) {
+        // Three chunks take turns as the window's end: nothing moves between registers.
+#pragma unroll 1
+        for (; k + 3 <= whole_end; k += 3, from += 3 * kChunk, f += 3 * kChunk) {
+          load_chunk(from, x2);
+          multiply_chunk<false, false>(x0, x1, x2, f, pitch, rows, kAllTaps, sums);
+          load_chunk(from + kChunk, x0);
+          multiply_chunk<false, false>(x1, x2, x0, f + kChunk, pitch, rows, kAllTaps, sums);
+          load_chunk(from + 2 * kChunk, x1);
+          multiply_chunk<false, false>(x2, x0, x1, f + 2 * kChunk, pitch, rows, kAllTaps, sums);
+        }
+        if (k == chunks.count) break;
+      }
+      load_chunk(from, x2);
       uint32_t taps = k == 0 ? chunks.first : kAllTaps;
       if (k == chunks.count - 1) taps &= chunks.last;
-      if (rows == kAllRows && taps == kAllTaps) {
-        multiply_chunk<true>(window, f + k * kChunk, pitch, rows, taps, sums);
+      if (taps != kAllTaps) {
+        multiply_chunk<true, true>(x0, x1, x2, f, pitch, rows, taps, sums);
+      } else if (rows != kAllRows) {
+        multiply_chunk<true, false>(x0, x1, x2, f, pitch, rows, taps, sums);
       } else {
-        multiply_chunk<false>(window, f + k * kChunk, pitch, rows, taps, sums);
+        multiply_chunk<false, false>(x0, x1, x2, f, pitch, rows, taps, sums);
       }
 #pragma unroll
-      for (int i = 0; i < kStripWidth; ++i) window[i] = window[i + kChunk];
+      for (int i = 0; i < kChunk; ++i) {
+        x0[i] = x1[i];
+        x1[i] = x2[i];
+      }
+      ++k;
+      from += kChunk;
+      f += kChunk;
     }
   }
 }

@@ -119,10 +119,13 @@ constexpr double large_score(const View& v, const LargeAxis& y, const LargeAxis&
   if (resident < 12) score *= static_cast<double>(resident) / 12;
   // Two waves of the largest chips.
   if (s.grid() < 264) score *= (1 + static_cast<double>(s.grid()) / 264) / 2;
-  // A copied element costs about two instructions, its taps one FMA each.
+  // A copied element costs about two instructions, its taps one FMA each.  Memory hands out 32
+  // bytes at least.
+  const int64_t item = element_size(p.dtype);
+  const double waste = p.channels_last ? max_of(1, 32 / (s.channels * item)) : 1;
   const double fma =
       static_cast<double>(s.threads()) * kStripRows * kStripWidth * y.kernel * x.kernel;
-  return score * fma / (fma + 2.0 * s.planes() * s.plane);
+  return score * fma / (fma + 2 * waste * s.planes() * s.plane);
 }
 
 }  // namespace internal
@@ -136,10 +139,10 @@ constexpr bool large_serves(const View& v) {
   constexpr int64_t kLimit = int64_t{1} << 24;
   for (int i = 1; i < kSpatial; ++i) {
     const Axis& a = p.axis[i];
-    ok = ok && a.stride == 1 && a.dilation == 1 && a.in < kLimit && a.out < kLimit &&
-         a.kernel < kLimit && a.pad < kLimit && a.pad > -kLimit;
+    ok = ok && a.stride == 1 && a.dilation == 1 && a.in > 0 && a.out > 0 && a.in < kLimit &&
+         a.out < kLimit && a.kernel < kLimit && a.pad < kLimit && a.pad > -kLimit;
   }
-  return ok && p.batch < kLimit && p.filters() < kLimit;
+  return ok && p.batch > 0 && p.filters() > 0 && p.batch < kLimit && p.filters() < kLimit;
 }
 
 namespace internal {
@@ -181,8 +184,7 @@ constexpr LargeShape large_shape(const View& v) {
   const int64_t strips_y = ceil_div(internal::large_axis(v, 1).out, kStripRows);
   LargeShape best{};
   double score = -1;
-  // 32 bytes of channels are what memory hands out at least.
-  for (int64_t least = p.channels_last ? 32 / element_size(p.dtype) : 1; score < 0; least = 1) {
+  for (int64_t least = p.channels_last ? 32 / element_size(p.dtype) : 1;; least /= 2) {
     for (int64_t across = min_of(strips_x, 16);; across = ceil_div(across, 2)) {
       const int64_t even_x = ceil_div(strips_x, ceil_div(strips_x, across));
       for (int64_t down = min_of(strips_y, 16);; down = ceil_div(down, 2)) {
