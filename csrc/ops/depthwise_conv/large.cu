@@ -22,10 +22,11 @@ int copy_bytes_of(const Planes& p, const Problem& problem, int width) {
   return static_cast<int>(item);
 }
 
-int by_channel_of(const Planes& p, const Problem& problem, const LargeGather& g) {
+// How many channels at a time, of one copy per channel of the result unless `div` says so.
+int by_channel_of(const Planes& p, const Problem& problem, const LargeGather& g, int div) {
   if (!problem.channels_last) return 0;
   const int pack = pack_size(problem.dtype);
-  const bool packs = g.in_div == 1 && g.channels % pack == 0 && g.shape.channels % pack == 0 &&
+  const bool packs = div == 1 && g.channels % pack == 0 && g.shape.channels % pack == 0 &&
                      reinterpret_cast<uintptr_t>(p.data) % kPackBytes == 0 && p.n % pack == 0 &&
                      p.y % pack == 0 && p.x % pack == 0;
   return packs ? pack : 1;
@@ -53,13 +54,16 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   g.bias = bias;
   g.y = internal::large_axis(v, 1);
   g.x = internal::large_axis(v, 2);
-  g.shape = large_shape(v);
+  const LargeTile& t = kLargeTiles[tile - kTileCount];
+  g.shape = large_shape(v, t);
   g.batch = static_cast<int>(p.batch);
   g.channels = static_cast<int>(backward ? p.in_channels() : p.out_channels());
   g.in_div = static_cast<int>(fans_in(v) ? 1 : p.multiplier);
   g.flip = backward;
-  g.packed_stores = copy_bytes_of({out, to.n, to.c, to.sp[1], to.sp[2]}, p, g.x.out) == kPackBytes;
-  g.by_channel = by_channel_of(g.in, p, g);
+  const Planes planes_out = {out, to.n, to.c, to.sp[1], to.sp[2]};
+  g.packed_stores = copy_bytes_of(planes_out, p, g.x.out) == kPackBytes;
+  g.store_channels = by_channel_of(planes_out, p, g, 1);
+  g.by_channel = by_channel_of(g.in, p, g, g.in_div);
   g.copy_bytes = copy_bytes_of(g.in, p, g.x.in);
   const LargeShape& s = g.shape;
   const int64_t units = g.by_channel > 0 ? int64_t{s.pitch} * s.channels / g.by_channel
@@ -67,6 +71,11 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   g.per_row = divider(units);
   g.per_plane = divider(units * max_of(s.rows, 1));
   g.per_channel = divider(g.by_channel > 0 ? s.channels / g.by_channel : 1);
+  const int64_t pack = pack_size(p.dtype);
+  g.store_packs = divider(g.store_channels > 0 ? s.channels / g.store_channels : 1);
+  g.store_units = divider(g.store_channels > 0 ? int64_t{s.width} * g.store_packs.value
+                          : g.packed_stores    ? s.width / pack
+                                               : s.width);
   g.taps = divider(p.taps());
   g.filter_width = divider(g.x.kernel);
   switch (p.dtype) {
@@ -75,9 +84,11 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
     case Dtype::kFloat64:
       return launch_large_gather<double>(g, stream);
     case Dtype::kFloat16:
-      return launch_large_gather<gpu::half>(g, stream);
+      return t.bands ? launch_large_bands<gpu::half>(g, stream)
+                     : launch_large_gather<gpu::half>(g, stream);
     case Dtype::kBFloat16:
-      return launch_large_gather<gpu::bfloat16>(g, stream);
+      return t.bands ? launch_large_bands<gpu::bfloat16>(g, stream)
+                     : launch_large_gather<gpu::bfloat16>(g, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -32,10 +32,12 @@ struct LargeGather {
   int in_div;           // out channel c reads in channel c / in_div
   bool flip;            // the filter, along both axes
   bool packed_stores;   // rows of out may be written 16 bytes at a time
+  int store_channels;   // channels_last, bands: how many channels of out are written at a time
   int copy_bytes;       // of a row of `in` that are copied at a time: 16, 4 or those of an element
   int by_channel;       // channels_last: how many of `in` are loaded at a time
   Divider<int> per_row, per_plane, per_channel;  // units of copies
   Divider<int> taps, filter_width;
+  Divider<int> store_units, store_packs;  // bands: of a row of out, and of a pixel
 };
 
 // Where a block's tile of results and its planes begin.
@@ -52,7 +54,7 @@ __device__ __forceinline__ LargePlace large_place(const LargeShape& s) {
   rest /= tiles_y;
   const int channel_blocks = static_cast<int>(s.channel_blocks);
   const int channel = rest % channel_blocks;
-  return {tile_x * s.across * kStripWidth, tile_y * s.down * kStripRows, channel * s.channels,
+  return {tile_x * s.width, tile_y * s.height, channel * s.channels,
           rest / channel_blocks * s.images};
 }
 
@@ -63,7 +65,7 @@ struct Rows {
 
 __device__ __forceinline__ Rows large_rows(const LargeShape& s, const LargeAxis& y, int tile_y) {
   const int first = max(tile_y - y.pad, 0);
-  return {first, min(tile_y - y.pad + s.down * kStripRows + y.kernel - 1, y.in)};
+  return {first, min(tile_y - y.pad + s.height + y.kernel - 1, y.in)};
 }
 
 // Copies the rows of every plane of the block to shared memory, with zeros left and right of `in`.
@@ -126,9 +128,7 @@ __device__ __forceinline__ void copy_channels(const LargeGather& g, const LargeP
     } else {
       const Pack<T, kUnit> pack = load_if<T, kUnit>(inside, from);
 #pragma unroll
-      for (int c = 0; c < kUnit; ++c) {
-        if (kUnit == 1 || first + c < s.channels) to[c * s.plane] = pack.v[c];
-      }
+      for (int c = 0; c < kUnit; ++c) to[c * s.plane] = pack.v[c];
     }
   }
 }
@@ -151,11 +151,11 @@ __device__ __forceinline__ void copy_planes(const LargeGather& g, const LargePla
   gpu::cp_async_commit();
 }
 
-// The filters of the block's channels as rows of chunks, the first tap `shift` elements from the
-// beginning of a row.  What lies around them is never read.
-template <class T>
-__device__ __forceinline__ void copy_filters(const LargeGather& g, const LargePlace& at, int shift,
-                                             Accum<T>* filters) {
+// Calls put(channel of the block, row, column, element) for every element of the block's filters,
+// as the taps meet rows and columns.
+template <class T, class Put>
+__device__ __forceinline__ void for_each_tap(const LargeGather& g, const LargePlace& at,
+                                             const Put& put) {
   const LargeShape& s = g.shape;
   const T* weight = static_cast<const T*>(g.weight);
   const int present = min(s.channels, g.channels - at.channel);
@@ -168,8 +168,7 @@ __device__ __forceinline__ void copy_filters(const LargeGather& g, const LargePl
       r = g.y.kernel - 1 - r;
       column = g.x.kernel - 1 - column;
     }
-    filters[channel * s.filter_plane + r * s.filter_pitch + shift + column] =
-        gpu::widen(weight[static_cast<int64_t>(at.channel) * taps + i]);
+    put(channel, r, column, weight[static_cast<int64_t>(at.channel) * taps + i]);
   }
 }
 

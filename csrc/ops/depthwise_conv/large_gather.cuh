@@ -24,7 +24,11 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
   const Rows rows = large_rows(s, g.y, at.y);
   const int lead = s.lead - g.x.pad;  // columns of the tile left of those that the first tap meets
   copy_planes(g, at, rows, tile);
-  copy_filters<T>(g, at, lead % kChunk, filters);
+  // What lies around the filter's rows is never read.
+  for_each_tap<T>(g, at, [&](int channel, int r, int column, T tap) {
+    filters[channel * s.filter_plane + r * s.filter_pitch + lead % kChunk + column] =
+        gpu::widen(tap);
+  });
   gpu::cp_async_wait<0>();
   __syncthreads();
 

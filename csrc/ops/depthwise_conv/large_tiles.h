@@ -12,6 +12,12 @@
 // A thread owns kStripRows x kStripWidth results, all in registers.  For one row of `in` it slides
 // over the columns, kChunk taps at a time; the values of a window meet the filter rows of all of
 // its rows of results.  Per chunk: 128 FMAs on one 16-byte load of `in` and four of the filter.
+//
+// 16-bit types also go through the tensor cores.  With the filter row r as a band matrix,
+// A[i, j] = filter[r, j - i], 16 neighbouring results of 8 rows are the product of A (16 x K) and
+// 16 + kernel - 1 columns of 8 rows of `in` (K x 8); the products of all r add up.  Of the
+// multiplications kernel / K count: 41 % for 13 taps, 65 % for 31.  A warp owns kBandRows x
+// kBandWidth results.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +29,20 @@ namespace fastconv::depthwise_conv {
 
 struct LargeTile {
   const char* name;
+  bool bands;  // tensor cores: 16-bit types alone
 };
 
 // They follow those of kTiles: tile kTileCount + i is kLargeTiles[i].
 constexpr LargeTile kLargeTiles[] = {
-    {"large_strips"},
+    {"large_strips", false},
+    {"large_bands", true},
 };
 constexpr int kLargeTileCount = sizeof(kLargeTiles) / sizeof(kLargeTiles[0]);
 
 constexpr int kStripWidth = 8, kStripRows = 4, kChunk = 4;
+// A warp's matrices: kBandTiles of 16 columns, kBandGroups of 8 rows.
+constexpr int kBandTiles = 2, kBandGroups = 4;
+constexpr int kBandWidth = 16 * kBandTiles, kBandRows = 8 * kBandGroups;
 constexpr int kLargeThreads = 256;
 
 // One plane axis as these kernels see it: result o reads in[o - pad + t] with tap t.
@@ -44,16 +55,19 @@ struct LargeAxis {
 // with the rows and columns that its tile of results reads.
 struct LargeShape {
   int channels, images;  // of a block
-  int across, down;      // strips of a tile; threads are numbered plane, across, down
+  int lanes;             // threads of a strip: 1, or a warp for bands
+  int across, down;      // strips of a tile; strips are numbered plane, across, down
+  int width, height;     // results of a tile
   int64_t tiles_x, tiles_y, channel_blocks, image_blocks;  // the grid
   int lead;                        // columns left of the tile's first result in shared memory
   int rows;                        // of a plane in shared memory, at most
   int pitch, plane;                // elements from row to row and from plane to plane
-  int filter_pitch, filter_plane;  // the same of the filter
+  int filter_pitch, filter_plane;  // the same of the filter, in elements of its own
+  int steps;                       // bands: columns of A in units of 16
   int64_t filter_bytes, smem;
 
   constexpr int planes() const { return channels * images; }
-  constexpr int threads() const { return planes() * across * down; }
+  constexpr int threads() const { return planes() * across * down * lanes; }
   constexpr int64_t grid() const { return tiles_x * tiles_y * channel_blocks * image_blocks; }
 };
 
@@ -87,14 +101,35 @@ constexpr LargeAxis large_axis(const View& v, int i) {
 constexpr void lay_out(const View& v, const LargeAxis& y, const LargeAxis& x, LargeShape& s) {
   const Problem& p = v.problem;
   const int64_t item = element_size(p.dtype), pack = pack_size(p.dtype);
-  s.tiles_x = ceil_div(x.out, int64_t{s.across} * kStripWidth);
-  s.tiles_y = ceil_div(y.out, int64_t{s.down} * kStripRows);
+  const bool bands = s.lanes > 1;
+  s.width = s.across * (bands ? kBandWidth : kStripWidth);
+  s.height = s.down * (bands ? kBandRows : kStripRows);
+  s.tiles_x = ceil_div(x.out, s.width);
+  s.tiles_y = ceil_div(y.out, s.height);
   s.lead = lead_of(x, p.dtype);
-  const int shift = s.lead - x.pad;  // columns of the tile that no tap of the first result meets
+  s.rows = static_cast<int>(min_of(y.in, int64_t{s.height} + y.kernel - 1));
+  const int64_t shift = s.lead - x.pad;  // columns that no tap of the tile's first result meets
+  if (bands) {
+    s.steps = static_cast<int>(ceil_div(shift + x.kernel + 15, 16));
+    if (s.steps % 3 != 0) s.steps += s.steps % 2;  // the kernels take two or three at a time
+    // Rows are an odd number of 16-byte units apart: of eight rows, lanes read four words each and
+    // meet no bank twice.
+    s.pitch = odd_plane(s.width + 16 * s.steps, item);
+    s.plane = s.rows * s.pitch;
+    // Two copies of each filter row, one shifted by an element; they begin in different banks.
+    const int64_t copy = 16 * s.steps + 16;
+    s.filter_pitch = static_cast<int>(copy % 64 == 0 ? copy + 16 : copy);
+    s.filter_plane = y.kernel * 2 * s.filter_pitch;
+    s.filter_bytes = s.channels * s.filter_plane * item;
+    // The planes and a row of zeros; later the results.
+    const int64_t in = int64_t{s.planes()} * s.plane + s.pitch;
+    const int64_t out = int64_t{s.planes()} * s.height * (s.width + pack);
+    s.smem = s.filter_bytes + max_of(in, out) * item;
+    return;
+  }
   const int64_t chunks = ceil_div(shift % kChunk + x.kernel, kChunk);
   const int64_t reach = shift / kChunk * kChunk + chunks * kChunk;
-  s.rows = static_cast<int>(min_of(y.in, int64_t{s.down} * kStripRows + y.kernel - 1));
-  s.pitch = static_cast<int>(round_up(s.across * kStripWidth + reach, pack));
+  s.pitch = static_cast<int>(round_up(s.width + reach, pack));
   s.plane = odd_plane(s.rows * s.pitch, item);
   s.filter_pitch = static_cast<int>(chunks * kChunk);
   s.filter_plane = odd_plane(y.kernel * s.filter_pitch, accumulator_size(p.dtype));
@@ -107,25 +142,24 @@ constexpr double large_score(const View& v, const LargeAxis& y, const LargeAxis&
                              const LargeShape& s) {
   const Problem& p = v.problem;
   const double results = static_cast<double>(y.out) * x.out;
-  const double strips = static_cast<double>(s.tiles_x * s.across) * (s.tiles_y * s.down);
+  const double room = static_cast<double>(s.tiles_x * s.width) * (s.tiles_y * s.height);
   const int64_t channels = v.pass == Pass::kBackwardData ? p.in_channels() : p.out_channels();
   const double planes = static_cast<double>(channels) * p.batch /
                         (static_cast<double>(s.channel_blocks * s.image_blocks) * s.planes());
   const int64_t warps = ceil_div(s.threads(), 32);
-  double score =
-      results / (strips * kStripRows * kStripWidth) * planes * s.threads() / (warps * 32);
+  double score = results / room * planes * s.threads() / (warps * 32);
   // Twelve warps hide the latencies: three for each of the four schedulers.
   const int64_t resident = min_of(min_of(160 * 1024 / (s.smem + 1024), 20 / warps), 16) * warps;
   if (resident < 12) score *= static_cast<double>(resident) / 12;
   // Two waves of the largest chips.
   if (s.grid() < 264) score *= (1 + static_cast<double>(s.grid()) / 264) / 2;
-  // A copied element costs about two instructions, its taps one FMA each.  Memory hands out 32
-  // bytes at least.
+  // A copied element costs about two instructions, a tap one FMA, and a product of matrices about
+  // six cycles of a warp.  Memory hands out 32 bytes at least.
   const int64_t item = element_size(p.dtype);
   const double waste = p.channels_last ? max_of(1, 32 / (s.channels * item)) : 1;
-  const double fma =
-      static_cast<double>(s.threads()) * kStripRows * kStripWidth * y.kernel * x.kernel;
-  return score * fma / (fma + 2 * waste * s.planes() * s.plane);
+  const double place = static_cast<double>(s.planes()) * s.width * s.height * y.kernel;
+  const double work = s.lanes > 1 ? place / 128 * s.steps * 6 * 32 : place * x.kernel;
+  return score * work / (work + 2 * waste * s.planes() * s.plane);
 }
 
 }  // namespace internal
@@ -148,17 +182,18 @@ constexpr bool large_serves(const View& v) {
 namespace internal {
 
 // Tries the shapes of blocks with `down` strips at most below each other and `least` channels.
-constexpr void try_shapes(const View& v, int64_t across, int64_t down, int64_t least,
+constexpr void try_shapes(const View& v, int lanes, int64_t across, int64_t down, int64_t least,
                           LargeShape& best, double& best_score) {
   const Problem& p = v.problem;
   const LargeAxis y = large_axis(v, 1), x = large_axis(v, 2);
   const int64_t channels = v.pass == Pass::kBackwardData ? p.in_channels() : p.out_channels();
-  const int64_t most = kLargeThreads / (across * down);
+  const int64_t most = kLargeThreads / (across * down * lanes);
   for (int64_t planes = most; planes >= least; planes = planes / 2) {
     // Images of one channel share its filter; where they are few, channels make up for it.
     const int64_t c = min_of(channels, max_of(planes / p.batch / least, 1) * least);
     const int64_t n = max_of(1, min_of(p.batch, planes / c));
     LargeShape s{};
+    s.lanes = lanes;
     s.across = static_cast<int>(across);
     s.down = static_cast<int>(down);
     s.channels = static_cast<int>(c);
@@ -178,18 +213,22 @@ constexpr void try_shapes(const View& v, int64_t across, int64_t down, int64_t l
 }  // namespace internal
 
 // The best shape; without threads if shared memory has room for none.
-constexpr LargeShape large_shape(const View& v) {
+constexpr LargeShape large_shape(const View& v, const LargeTile& tile) {
   const Problem& p = v.problem;
-  const int64_t strips_x = ceil_div(internal::large_axis(v, 2).out, kStripWidth);
-  const int64_t strips_y = ceil_div(internal::large_axis(v, 1).out, kStripRows);
+  const int lanes = tile.bands ? 32 : 1, most = tile.bands ? 8 : 16;
+  const int64_t strips_x =
+      ceil_div(internal::large_axis(v, 2).out, tile.bands ? kBandWidth : kStripWidth);
+  const int64_t strips_y =
+      ceil_div(internal::large_axis(v, 1).out, tile.bands ? kBandRows : kStripRows);
   LargeShape best{};
   double score = -1;
+  // 32 bytes of channels are what memory hands out at least.
   for (int64_t least = p.channels_last ? 32 / element_size(p.dtype) : 1;; least /= 2) {
-    for (int64_t across = min_of(strips_x, 16);; across = ceil_div(across, 2)) {
+    for (int64_t across = min_of(strips_x, most);; across = ceil_div(across, 2)) {
       const int64_t even_x = ceil_div(strips_x, ceil_div(strips_x, across));
-      for (int64_t down = min_of(strips_y, 16);; down = ceil_div(down, 2)) {
+      for (int64_t down = min_of(strips_y, most);; down = ceil_div(down, 2)) {
         const int64_t even_y = ceil_div(strips_y, ceil_div(strips_y, down));
-        internal::try_shapes(v, even_x, even_y, least, best, score);
+        internal::try_shapes(v, lanes, even_x, even_y, least, best, score);
         if (down == 1) break;
       }
       if (across == 1) break;
@@ -201,8 +240,9 @@ constexpr LargeShape large_shape(const View& v) {
 
 constexpr bool large_tile_fits(const View& v, int tile) {
   if (tile < kTileCount || tile >= kTileCount + kLargeTileCount) return false;
-  if (!large_serves(v)) return false;
-  const LargeShape s = large_shape(v);
+  const LargeTile& t = kLargeTiles[tile - kTileCount];
+  if (!large_serves(v) || (t.bands && element_size(v.problem.dtype) != 2)) return false;
+  const LargeShape s = large_shape(v, t);
   return s.across > 0 && s.grid() < INT32_MAX;
 }
 
@@ -214,8 +254,11 @@ inline bool any_tile_fits(const View& v, int tile) {
 inline int pick_any_tile(const View& v) {
   const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
   // Smaller filters are bound by memory, and single rows have kernels of their own.
-  const bool large = (y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1;
-  if (large && large_tile_fits(v, kTileCount)) return kTileCount;
+  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1) {
+    // With fewer than 5 taps in 32 columns the FMA units are as fast as the tensor cores.
+    if (x.kernel >= 5 && large_tile_fits(v, kTileCount + 1)) return kTileCount + 1;
+    if (large_tile_fits(v, kTileCount)) return kTileCount;
+  }
   return pick_tile(v);
 }
 
