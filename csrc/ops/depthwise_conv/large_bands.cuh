@@ -89,11 +89,9 @@ __device__ __forceinline__ void multiply_bands(const Bands<T>& b,
         matrix[k][3] = matrix[k][0] ^ b.zero;
         next = matrix[k][2] ^ b.zero;
       }
-#pragma unroll
-      for (int j = 0; j < kBandGroups; ++j) {
-        const int row = first + 8 * j;
-        if (j >= b.groups || row <= -8 || row >= rows) continue;
-        const bool exists = static_cast<unsigned>(row + group) < static_cast<unsigned>(rows);
+      auto multiply = [&](int j, float(&to)[kBandTiles][4]) {
+        const bool exists =
+            static_cast<unsigned>(first + 8 * j + group) < static_cast<unsigned>(rows);
         const T* columns = exists ? mine + 8 * j * b.pitch : zeros;
         uint32_t x[kSteps + kTiles - 1][2];
 #pragma unroll
@@ -104,7 +102,17 @@ __device__ __forceinline__ void multiply_bands(const Bands<T>& b,
 #pragma unroll
         for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
-          for (int i = 0; i < kTiles; ++i) gpu::mma_m16n8k16<T>(sums[j][i], matrix[k], x[k + i]);
+          for (int i = 0; i < kTiles; ++i) gpu::mma_m16n8k16<T>(to[i], matrix[k], x[k + i]);
+        }
+      };
+      // Without a branch between them, the loads of one group pass the products of another.
+      if (b.groups == kBandGroups && first > -8 && first + 8 * (kBandGroups - 1) < rows) {
+#pragma unroll
+        for (int j = 0; j < kBandGroups; ++j) multiply(j, sums[j]);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kBandGroups; ++j) {
+          if (j < b.groups && first + 8 * j > -8 && first + 8 * j < rows) multiply(j, sums[j]);
         }
       }
     }
