@@ -27,6 +27,7 @@ LARGE = {
     "wide padding": conv2d((3, 5), (9, 9), pad=((12, 10), (11, 14)), batch=1, channels=4),
     "crop": conv2d((16, 17), (9, 9), pad=((-2, -1), (-3, 2)), batch=1, channels=4),
     "multiplier 3": conv2d((9, 16), (9, 9), pad=same((9, 9)), batch=1, channels=4, multiplier=3),
+    "many images": conv2d((14, 10), (9, 9), pad=same((9, 9)), batch=35, channels=1),
     "several tiles": conv2d((70, 136), (9, 3), pad=same((9, 3)), batch=1, channels=2),
 }
 

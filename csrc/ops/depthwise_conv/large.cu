@@ -22,17 +22,40 @@ int copy_bytes_of(const Planes& p, const Problem& problem, int width) {
   return static_cast<int>(item);
 }
 
-// How many channels at a time, of one copy per channel of the result unless `div` says so.
-int by_channel_of(const Planes& p, const Problem& problem, const LargeGather& g, int div) {
+// How many channels at a time may be copied to or from tensors that have `channels` of them.
+int by_channel_of(const Planes& p, const Problem& problem, const LargeShape& s, int64_t channels) {
   if (!problem.channels_last) return 0;
   const int pack = pack_size(problem.dtype);
-  const bool packs = div == 1 && g.channels % pack == 0 && g.shape.channels % pack == 0 &&
+  const bool packs = channels % pack == 0 && s.channels % pack == 0 &&
                      reinterpret_cast<uintptr_t>(p.data) % kPackBytes == 0 && p.n % pack == 0 &&
                      p.y % pack == 0 && p.x % pack == 0;
   return packs ? pack : 1;
 }
 
 Divider<int> divider(int64_t value) { return Divider<int>(value); }
+
+Planes planes_of(const void* data, const Strides5& s) { return {data, s.n, s.c, s.sp[1], s.sp[2]}; }
+
+// The copy of planes `width` wide to `rows` rows of `pitch` elements.  Each of `div` channels of
+// the result reads the same one.
+PlaneCopy copy_of(const Planes& from, const Problem& p, const LargeShape& s, int width, int64_t div,
+                  int64_t channels, int rows, int pitch, int plane) {
+  PlaneCopy c{};
+  c.from = from;
+  c.width = width;
+  c.channel_div = static_cast<int>(div);
+  c.pitch = pitch;
+  c.plane = plane;
+  c.copy_bytes = copy_bytes_of(from, p, width);
+  c.by_channel = div == 1 ? by_channel_of(from, p, s, channels) : p.channels_last;
+  const int64_t in_pixel = c.by_channel > 0 ? s.channels / c.by_channel : 1;
+  const int64_t units =
+      c.by_channel > 0 ? pitch * in_pixel : pitch / (c.copy_bytes / element_size(p.dtype));
+  c.per_row = divider(units);
+  c.per_plane = divider(units * max_of(rows, 1));
+  c.per_channel = divider(in_pixel);
+  return c;
+}
 
 }  // namespace
 
@@ -43,8 +66,16 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   const bool backward = v.pass == Pass::kBackwardData;
   const Strides5& from = backward ? v.small_strides : v.big_strides;
   const Strides5& to = backward ? v.big_strides : v.small_strides;
+  const LargeTile& t = kLargeTiles[tile - kTileCount];
   LargeGather g{};
-  g.in = {in, from.n, from.c, from.sp[1], from.sp[2]};
+  g.y = internal::large_axis(v, 1);
+  g.x = internal::large_axis(v, 2);
+  g.shape = large_shape(v, t);
+  const LargeShape& s = g.shape;
+  g.batch = static_cast<int>(p.batch);
+  g.channels = static_cast<int>(backward ? p.in_channels() : p.out_channels());
+  g.in = copy_of(planes_of(in, from), p, s, g.x.in, fans_in(v) ? 1 : p.multiplier, g.channels,
+                 s.rows, s.pitch, s.plane);
   g.out = out;
   g.out_n = to.n;
   g.out_c = to.c;
@@ -52,25 +83,9 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   g.out_x = to.sp[2];
   g.weight = weight;
   g.bias = bias;
-  g.y = internal::large_axis(v, 1);
-  g.x = internal::large_axis(v, 2);
-  const LargeTile& t = kLargeTiles[tile - kTileCount];
-  g.shape = large_shape(v, t);
-  g.batch = static_cast<int>(p.batch);
-  g.channels = static_cast<int>(backward ? p.in_channels() : p.out_channels());
-  g.in_div = static_cast<int>(fans_in(v) ? 1 : p.multiplier);
   g.flip = backward;
-  const Planes planes_out = {out, to.n, to.c, to.sp[1], to.sp[2]};
-  g.packed_stores = copy_bytes_of(planes_out, p, g.x.out) == kPackBytes;
-  g.store_channels = by_channel_of(planes_out, p, g, 1);
-  g.by_channel = by_channel_of(g.in, p, g, g.in_div);
-  g.copy_bytes = copy_bytes_of(g.in, p, g.x.in);
-  const LargeShape& s = g.shape;
-  const int64_t units = g.by_channel > 0 ? int64_t{s.pitch} * s.channels / g.by_channel
-                                         : s.pitch / (g.copy_bytes / element_size(p.dtype));
-  g.per_row = divider(units);
-  g.per_plane = divider(units * max_of(s.rows, 1));
-  g.per_channel = divider(g.by_channel > 0 ? s.channels / g.by_channel : 1);
+  g.packed_stores = copy_bytes_of(planes_of(out, to), p, g.x.out) == kPackBytes;
+  g.store_channels = by_channel_of(planes_of(out, to), p, s, g.channels);
   const int64_t pack = pack_size(p.dtype);
   g.store_packs = divider(g.store_channels > 0 ? s.channels / g.store_channels : 1);
   g.store_units = divider(g.store_channels > 0 ? int64_t{s.width} * g.store_packs.value

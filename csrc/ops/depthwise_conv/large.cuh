@@ -20,8 +20,19 @@ struct Planes {
   int64_t n, c, y, x;
 };
 
+// How the planes of a tensor are copied to shared memory.
+struct PlaneCopy {
+  Planes from;
+  int width;         // columns that exist
+  int channel_div;   // channel c is channel c / channel_div of the tensor
+  int pitch, plane;  // elements between rows and between planes in shared memory
+  int copy_bytes;    // of a row that are copied at a time: 16, 4 or those of an element
+  int by_channel;    // channels_last: how many channels are loaded at a time
+  Divider<int> per_row, per_plane, per_channel;  // units of copies
+};
+
 struct LargeGather {
-  Planes in;
+  PlaneCopy in;
   void* out;
   int64_t out_n, out_c, out_y, out_x;
   const void* weight;
@@ -29,23 +40,20 @@ struct LargeGather {
   LargeAxis y, x;
   LargeShape shape;
   int batch, channels;  // channels of out
-  int in_div;           // out channel c reads in channel c / in_div
   bool flip;            // the filter, along both axes
   bool packed_stores;   // rows of out may be written 16 bytes at a time
   int store_channels;   // channels_last, bands: how many channels of out are written at a time
-  int copy_bytes;       // of a row of `in` that are copied at a time: 16, 4 or those of an element
-  int by_channel;       // channels_last: how many of `in` are loaded at a time
-  Divider<int> per_row, per_plane, per_channel;  // units of copies
   Divider<int> taps, filter_width;
   Divider<int> store_units, store_packs;  // bands: of a row of out, and of a pixel
 };
 
-// Where a block's tile of results and its planes begin.
+// Where a block's tile of results and its planes begin, and how many planes of it exist.
 struct LargePlace {
   int x, y, channel, image;
+  int channels, images;
 };
 
-__device__ __forceinline__ LargePlace large_place(const LargeShape& s) {
+__device__ __forceinline__ LargePlace large_place(const LargeShape& s, int channels, int batch) {
   int rest = static_cast<int>(blockIdx.x);
   const int tiles_x = static_cast<int>(s.tiles_x), tiles_y = static_cast<int>(s.tiles_y);
   const int tile_x = rest % tiles_x;
@@ -53,45 +61,50 @@ __device__ __forceinline__ LargePlace large_place(const LargeShape& s) {
   const int tile_y = rest % tiles_y;
   rest /= tiles_y;
   const int channel_blocks = static_cast<int>(s.channel_blocks);
-  const int channel = rest % channel_blocks;
-  return {tile_x * s.width, tile_y * s.height, channel * s.channels,
-          rest / channel_blocks * s.images};
+  const int channel = rest % channel_blocks * s.channels;
+  const int image = rest / channel_blocks * s.images;
+  return {tile_x * s.width,
+          tile_y * s.height,
+          channel,
+          image,
+          min(channels - channel, s.channels),
+          min(batch - image, s.images)};
 }
 
-// Rows [first, end) of `in` that the tile reads.
+// Rows [first, end) of a plane.
 struct Rows {
   int first, end;
+
+  __device__ __forceinline__ int count() const { return end - first; }
 };
 
-__device__ __forceinline__ Rows large_rows(const LargeShape& s, const LargeAxis& y, int tile_y) {
-  const int first = max(tile_y - y.pad, 0);
-  return {first, min(tile_y - y.pad + s.height + y.kernel - 1, y.in)};
+// Those that the results in `height` rows from `begin` on read.
+__device__ __forceinline__ Rows rows_read(const LargeAxis& y, int begin, int height) {
+  return {max(begin - y.pad, 0), min(begin - y.pad + height + y.kernel - 1, y.in)};
 }
 
-// Copies the rows of every plane of the block to shared memory, with zeros left and right of `in`.
-// Row by row: neighbouring threads take neighbouring columns, Bytes at a time.
+// Copies rows of the block's planes to shared memory, whose columns begin with column `first_x` of
+// the tensor; there are zeros where that has none.  Neighbouring threads take neighbouring columns,
+// Bytes at a time.
 template <class T, int Bytes>
-__device__ __forceinline__ void copy_rows(const LargeGather& g, const LargePlace& at, Rows rows,
-                                          T* tile) {
+__device__ __forceinline__ void copy_rows(const PlaneCopy& p, const LargeShape& s,
+                                          const LargePlace& at, int first_x, Rows rows, T* tile) {
   constexpr int kUnit = Bytes / static_cast<int>(sizeof(T));
-  const LargeShape& s = g.shape;
-  const int count = s.planes() * g.per_plane.value;
+  const int count = s.planes() * p.per_plane.value;
   for (int i = threadIdx.x; i < count; i += s.threads()) {
-    const int plane = g.per_plane.divide(i), in_plane = i - plane * g.per_plane.value;
-    const int row = g.per_row.divide(in_plane);
-    const int column = (in_plane - row * g.per_row.value) * kUnit;
-    const int image = plane / s.channels, channel = at.channel + plane - image * s.channels;
-    if (row >= rows.end - rows.first || channel >= g.channels || at.image + image >= g.batch) {
-      continue;
-    }
-    const int x = at.x - s.lead + column;
-    const bool inside = x >= 0 && x < g.x.in;
-    const T* from = static_cast<const T*>(g.in.data);
+    const int plane = p.per_plane.divide(i), in_plane = i - plane * p.per_plane.value;
+    const int row = p.per_row.divide(in_plane);
+    const int column = (in_plane - row * p.per_row.value) * kUnit;
+    const int image = plane / s.channels, channel = plane - image * s.channels;
+    if (row >= rows.count() || channel >= at.channels || image >= at.images) continue;
+    const int x = first_x + column;
+    const bool inside = x >= 0 && x < p.width;
+    const T* from = static_cast<const T*>(p.from.data);
     if (inside) {
-      from += (at.image + image) * g.in.n + channel / g.in_div * g.in.c +
-              (rows.first + row) * g.in.y + x * g.in.x;
+      from += (at.image + image) * p.from.n + (at.channel + channel) / p.channel_div * p.from.c +
+              (rows.first + row) * p.from.y + x * p.from.x;
     }
-    T* to = tile + plane * s.plane + row * s.pitch + column;
+    T* to = tile + plane * p.plane + row * p.pitch + column;
     if constexpr (Bytes >= 4) {
       gpu::cp_async<Bytes>(to, from, inside);
     } else {
@@ -102,51 +115,48 @@ __device__ __forceinline__ void copy_rows(const LargeGather& g, const LargePlace
 
 // The same where channels are neighbours in memory: kUnit of them at a time, and a plane for each.
 template <class T, int kUnit>
-__device__ __forceinline__ void copy_channels(const LargeGather& g, const LargePlace& at, Rows rows,
+__device__ __forceinline__ void copy_channels(const PlaneCopy& p, const LargeShape& s,
+                                              const LargePlace& at, int first_x, Rows rows,
                                               T* tile) {
-  const LargeShape& s = g.shape;
-  const int count = s.images * g.per_plane.value;
+  const int count = s.images * p.per_plane.value;
   for (int i = threadIdx.x; i < count; i += s.threads()) {
-    const int image = g.per_plane.divide(i), in_image = i - image * g.per_plane.value;
-    const int row = g.per_row.divide(in_image), in_row = in_image - row * g.per_row.value;
-    const int column = g.per_channel.divide(in_row);
-    const int first = (in_row - column * g.per_channel.value) * kUnit;
-    const int channel = at.channel + first;
-    if (row >= rows.end - rows.first || channel >= g.channels || at.image + image >= g.batch) {
-      continue;
-    }
-    const int x = at.x - s.lead + column;
-    const bool inside = x >= 0 && x < g.x.in;
-    const T* from = static_cast<const T*>(g.in.data);
+    const int image = p.per_plane.divide(i), in_image = i - image * p.per_plane.value;
+    const int row = p.per_row.divide(in_image), in_row = in_image - row * p.per_row.value;
+    const int column = p.per_channel.divide(in_row);
+    const int channel = (in_row - column * p.per_channel.value) * kUnit;
+    if (row >= rows.count() || channel >= at.channels || image >= at.images) continue;
+    const int x = first_x + column;
+    const bool inside = x >= 0 && x < p.width;
+    const T* from = static_cast<const T*>(p.from.data);
     if (inside) {
-      from += (at.image + image) * g.in.n + channel / g.in_div * g.in.c +
-              (rows.first + row) * g.in.y + x * g.in.x;
+      from += (at.image + image) * p.from.n + (at.channel + channel) / p.channel_div * p.from.c +
+              (rows.first + row) * p.from.y + x * p.from.x;
     }
-    T* to = tile + (image * s.channels + first) * s.plane + row * s.pitch + column;
+    T* to = tile + (image * s.channels + channel) * p.plane + row * p.pitch + column;
     if constexpr (kUnit == 1 && sizeof(T) >= 4) {
       gpu::cp_async<static_cast<int>(sizeof(T))>(to, from, inside);
     } else {
       const Pack<T, kUnit> pack = load_if<T, kUnit>(inside, from);
 #pragma unroll
-      for (int c = 0; c < kUnit; ++c) to[c * s.plane] = pack.v[c];
+      for (int c = 0; c < kUnit; ++c) to[c * p.plane] = pack.v[c];
     }
   }
 }
 
 template <class T>
-__device__ __forceinline__ void copy_planes(const LargeGather& g, const LargePlace& at, Rows rows,
-                                            T* tile) {
+__device__ __forceinline__ void copy_planes(const PlaneCopy& p, const LargeShape& s,
+                                            const LargePlace& at, int first_x, Rows rows, T* tile) {
   constexpr int kPack = kPackBytes / static_cast<int>(sizeof(T));
-  if (g.by_channel == kPack) {
-    copy_channels<T, kPack>(g, at, rows, tile);
-  } else if (g.by_channel == 1) {
-    copy_channels<T, 1>(g, at, rows, tile);
-  } else if (g.copy_bytes == kPackBytes) {
-    copy_rows<T, kPackBytes>(g, at, rows, tile);
-  } else if (sizeof(T) < 4 && g.copy_bytes == 4) {
-    copy_rows<T, 4>(g, at, rows, tile);
+  if (p.by_channel == kPack) {
+    copy_channels<T, kPack>(p, s, at, first_x, rows, tile);
+  } else if (p.by_channel == 1) {
+    copy_channels<T, 1>(p, s, at, first_x, rows, tile);
+  } else if (p.copy_bytes == kPackBytes) {
+    copy_rows<T, kPackBytes>(p, s, at, first_x, rows, tile);
+  } else if (sizeof(T) < 4 && p.copy_bytes == 4) {
+    copy_rows<T, 4>(p, s, at, first_x, rows, tile);
   } else {
-    copy_rows<T, static_cast<int>(sizeof(T))>(g, at, rows, tile);
+    copy_rows<T, static_cast<int>(sizeof(T))>(p, s, at, first_x, rows, tile);
   }
   gpu::cp_async_commit();
 }
@@ -158,9 +168,8 @@ __device__ __forceinline__ void for_each_tap(const LargeGather& g, const LargePl
                                              const Put& put) {
   const LargeShape& s = g.shape;
   const T* weight = static_cast<const T*>(g.weight);
-  const int present = min(s.channels, g.channels - at.channel);
   const int taps = g.taps.value;
-  for (int i = threadIdx.x; i < present * taps; i += s.threads()) {
+  for (int i = threadIdx.x; i < at.channels * taps; i += s.threads()) {
     const int channel = g.taps.divide(i), tap = i - channel * taps;
     int r = g.filter_width.divide(tap);
     int column = tap - r * g.filter_width.value;

@@ -155,10 +155,10 @@ __device__ __forceinline__ void store_results(const LargeGather& g, const LargeP
       x = g.store_packs.divide(place);
       plane = first_plane * s.channels + (place - x * in_pixel) * unit;
     }
-    const int image = plane / s.channels, channel = at.channel + plane - image * s.channels;
-    if (y >= height || x >= width || channel >= g.channels || at.image + image >= g.batch) continue;
-    T* out = static_cast<T*>(g.out) + (at.image + image) * g.out_n + channel * g.out_c +
-             (at.y + y) * g.out_y + (at.x + x) * g.out_x;
+    const int image = plane / s.channels, channel = plane - image * s.channels;
+    if (y >= height || x >= width || channel >= at.channels || image >= at.images) continue;
+    T* out = static_cast<T*>(g.out) + (at.image + image) * g.out_n +
+             (at.channel + channel) * g.out_c + (at.y + y) * g.out_y + (at.x + x) * g.out_x;
     const T* from = results + (plane * s.height + y) * pitch + x;
     if (unit == 1) {
       *out = *from;
@@ -182,10 +182,10 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
   T* filters = reinterpret_cast<T*>(smem);
   T* tile = reinterpret_cast<T*>(smem + s.filter_bytes);
   T* zeros = tile + s.planes() * s.plane;
-  const LargePlace at = large_place(s);
-  const Rows rows = large_rows(s, g.y, at.y);
+  const LargePlace at = large_place(s, g.channels, g.batch);
+  const Rows rows = rows_read(g.y, at.y, s.height);
   const int shift = s.lead - g.x.pad;
-  copy_planes(g, at, rows, tile);
+  copy_planes(g.in, s, at, at.x - s.lead, rows, tile);
   copy_bands(g, at, shift, filters, zeros);
   gpu::cp_async_wait<0>();
   __syncthreads();
@@ -197,8 +197,7 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
   const int y = strip_y * kBandRows, x = strip_x * kBandWidth;  // in the tile
   const int height = min(g.y.out - at.y - y, kBandRows),
             width = min(g.x.out - at.x - x, kBandWidth);
-  const bool works =
-      at.image + image < g.batch && at.channel + channel < g.channels && height > 0 && width > 0;
+  const bool works = image < at.images && channel < at.channels && height > 0 && width > 0;
   constexpr int kSums = kBandTiles * kBandGroups * 4;
   static_assert(kSums <= 32);
   float sums[kBandGroups][kBandTiles][4] = {};

@@ -20,10 +20,10 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
   A* filters = reinterpret_cast<A*>(smem);
   T* tile = reinterpret_cast<T*>(smem + g.shape.filter_bytes);
   const LargeShape& s = g.shape;
-  const LargePlace at = large_place(s);
-  const Rows rows = large_rows(s, g.y, at.y);
+  const LargePlace at = large_place(s, g.channels, g.batch);
+  const Rows rows = rows_read(g.y, at.y, s.height);
   const int lead = s.lead - g.x.pad;  // columns of the tile left of those that the first tap meets
-  copy_planes(g, at, rows, tile);
+  copy_planes(g.in, s, at, at.x - s.lead, rows, tile);
   // What lies around the filter's rows is never read.
   for_each_tap<T>(g, at, [&](int channel, int r, int column, T tap) {
     filters[channel * s.filter_plane + r * s.filter_pitch + lead % kChunk + column] =
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
   const int image = plane / s.channels, channel = plane - image * s.channels;
   const int n = at.image + image, c = at.channel + channel;
   const int y = at.y + strip_y * kStripRows, x = at.x + strip_x * kStripWidth;
-  if (n >= g.batch || c >= g.channels || y >= g.y.out || x >= g.x.out) return;
+  if (image >= at.images || channel >= at.channels || y >= g.y.out || x >= g.x.out) return;
 
   // The warp's first and last rows of strips bound the steps of all its lanes.
   const int last_thread = min(thread | 31, s.threads() - 1);
