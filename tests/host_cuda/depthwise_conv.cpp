@@ -4,7 +4,7 @@
 // C functions over the launchers of depthwise convolution.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
-#include "ops/depthwise_conv/large_tiles.h"
+#include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/tiles.h"
 #include "ops/depthwise_conv/weight_gradient.cuh"
 

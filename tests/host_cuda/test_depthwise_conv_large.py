@@ -9,7 +9,8 @@ import host_cuda_harness as hc
 import pytest
 import torch
 from depthwise_conv_cases import DTYPES, PASSES, Run, load
-from test_depthwise_conv import CASES, VARIANTS, conv2d, same
+from test_depthwise_conv import VARIANTS, conv2d, same
+from test_depthwise_conv_edges import meeting_products
 
 LARGE = {
     "9x9": conv2d((12, 16), (9, 9), pad=same((9, 9)), batch=2, channels=16),
@@ -28,6 +29,8 @@ LARGE = {
     "crop": conv2d((16, 17), (9, 9), pad=((-2, -1), (-3, 2)), batch=1, channels=4),
     "multiplier 3": conv2d((9, 16), (9, 9), pad=same((9, 9)), batch=1, channels=4, multiplier=3),
     "many images": conv2d((14, 10), (9, 9), pad=same((9, 9)), batch=35, channels=1),
+    # A block of the weight's gradient works through two tiles.
+    "many channels": conv2d((66, 3), (9, 2), pad=same((9, 2)), batch=1, channels=530),
     "several tiles": conv2d((70, 136), (9, 3), pad=same((9, 3)), batch=1, channels=2),
 }
 
@@ -56,11 +59,13 @@ def check_large(library, case, seed, passes=PASSES):
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", LARGE)
-def test_large(library, name, dtype, channels_last):
-    case = dataclasses.replace(LARGE[name], channels_last=channels_last, dtype=dtype)
-    assert check_large(library, case, random.getrandbits(20))
+def test_large(library, name, channels_last):
+    """Each case meets two dtypes in each layout, and all four in both."""
+    number = list(LARGE).index(name)
+    for dtype in list(DTYPES)[(number + channels_last) % 2 :: 2]:
+        case = dataclasses.replace(LARGE[name], channels_last=channels_last, dtype=dtype)
+        assert check_large(library, case, random.getrandbits(20))
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
@@ -95,6 +100,26 @@ def test_nonfinite_values_reach_only_their_own_outputs(library, name, dtype, cha
         run.close()
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["9x9", "13x13", "crop", "several tiles"])
+def test_weight_gradient_of_infinities(library, name, dtype, channels_last):
+    """They reach the taps that meet them: padding does not make NaN of them."""
+    for bad in (float("inf"), float("nan")):
+        case = dataclasses.replace(
+            LARGE[name], dtype=dtype, channels_last=channels_last, channels=4
+        )
+        run = Run(library, case, 1)
+        run.dy[0, 0, 0, 0, 0] = run.dy[-1, 1, -1, -1, -1] = bad
+        run.x[0, 2, 0, 0, 0] = run.x[-1, 3, -1, -1, -1] = bad
+        expected = meeting_products(run.case, run.x, run.dy)
+        rounding = 1e-4 if dtype == torch.float32 else 2e-2
+        for tile in large_tiles(run, "backward_weight"):
+            dw = run.run("backward_weight", tile, order=tile % 3)[0].double()
+            torch.testing.assert_close(dw, expected, rtol=rounding, atol=rounding, equal_nan=True)
+        run.close()
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pick(library, dtype, channels_last):
@@ -104,15 +129,16 @@ def test_pick(library, dtype, channels_last):
     for kernel, large in (((9, 9), True), ((31, 31), True), ((5, 51), True), ((51, 5), True),
                           ((17, 3), False), ((7, 7), None), ((9, 1), False)):  # fmt: skip
         run = Run(library, conv2d((24, 28), kernel, pad=same(kernel), **more), 0)
-        for which in PASSES[:2]:
+        for which in PASSES:
             name = library.tile_name(run.picked(which)).decode()
-            expected = {True: "large_bands" if half else "large_strips", False: "large_strips"}
+            bands = half and which != "backward_weight"
+            expected = {True: "large_bands" if bands else "large_strips", False: "large_strips"}
             assert name == expected[large] if large is not None else "large" not in name
         run.close()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("which", PASSES[:2])
+@pytest.mark.parametrize("which", PASSES)
 def test_results_do_not_depend_on_the_schedule(library, which, channels_last):
     case = dataclasses.replace(
         LARGE["15x12"], channels_last=channels_last, dtype=torch.bfloat16, channels=16

@@ -5,6 +5,7 @@
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
 #include "ops/depthwise_conv/large_launch.cuh"
+#include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
 
@@ -259,7 +260,8 @@ cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t str
 
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {
   const View v = view_of(p);
-  if (tile < 0) tile = pick_tile(v);
+  if (tile < 0) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_tile_fits(v, tile) ? large_weight_workspace(v) : 0;
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);
@@ -268,7 +270,8 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
 cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t stream) {
   const View v = view_of(p);
   if (p.out_channels() == 0 || (p.dw == nullptr && p.db == nullptr)) return cudaSuccess;
-  if (tile < 0) tile = pick_tile(v);
+  if (tile < 0) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_weight(p, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   GradientPlan plan{};
   plan_gradient(v, tile, plan);

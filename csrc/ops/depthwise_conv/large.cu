@@ -4,7 +4,7 @@
 // From a problem with a large filter to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/large_launch.cuh"
-#include "ops/depthwise_conv/large_tiles.h"
+#include "ops/depthwise_conv/large_pick.h"
 
 namespace fastconv::depthwise_conv {
 namespace {
@@ -104,6 +104,40 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
     case Dtype::kBFloat16:
       return t.bands ? launch_large_bands<gpu::bfloat16>(g, stream)
                      : launch_large_gather<gpu::bfloat16>(g, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream) {
+  const View v = view_of(p);
+  if (!any_tile_fits(v, tile)) return cudaErrorInvalidValue;
+  LargeWeight g{};
+  g.y = internal::large_axis(v, 1);
+  g.x = internal::large_axis(v, 2);
+  g.shape = large_weight_shape(v);
+  const LargeWeightShape& w = g.shape;
+  const LargeShape& s = w.block;
+  g.batch = static_cast<int>(p.batch);
+  g.channels = static_cast<int>(p.out_channels());
+  g.items = static_cast<int>(w.items);
+  g.splits = static_cast<int>(w.splits);
+  g.x_copy = copy_of(planes_of(p.x, p.x_strides), p, s, g.x.in, p.multiplier, g.channels, s.rows,
+                     s.pitch, s.plane);
+  g.dy = copy_of(planes_of(p.dy, p.dy_strides), p, s, g.x.out, 1, g.channels, s.height, w.dy_pitch,
+                 w.dy_plane);
+  g.with_bias = p.db != nullptr;
+  g.partial = p.workspace;
+  g.dw = p.dw;
+  g.db = p.db;
+  switch (p.dtype) {
+    case Dtype::kFloat32:
+      return launch_large_weight<float>(g, stream);
+    case Dtype::kFloat64:
+      return launch_large_weight<double>(g, stream);
+    case Dtype::kFloat16:
+      return launch_large_weight<gpu::half>(g, stream);
+    case Dtype::kBFloat16:
+      return launch_large_weight<gpu::bfloat16>(g, stream);
   }
   return cudaErrorInvalidValue;
 }

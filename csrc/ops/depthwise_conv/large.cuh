@@ -11,6 +11,7 @@
 #include "common/gpu.h"
 #include "ops/depthwise_conv/geometry.cuh"
 #include "ops/depthwise_conv/large_tiles.h"
+#include "ops/depthwise_conv/large_weight_tiles.h"
 
 namespace fastconv::depthwise_conv {
 
@@ -45,6 +46,18 @@ struct LargeGather {
   int store_channels;   // channels_last, bands: how many channels of out are written at a time
   Divider<int> taps, filter_width;
   Divider<int> store_units, store_packs;  // bands: of a row of out, and of a pixel
+};
+
+struct LargeWeight {
+  PlaneCopy x_copy, dy;
+  LargeAxis y, x;
+  LargeWeightShape shape;
+  int batch, channels;  // of dy
+  int items, splits;
+  bool with_bias;
+  void* partial;
+  void* dw;
+  void* db;
 };
 
 // Where a block's tile of results and its planes begin, and how many planes of it exist.

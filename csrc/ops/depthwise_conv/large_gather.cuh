@@ -10,9 +10,6 @@
 namespace fastconv::depthwise_conv {
 
 template <class T>
-constexpr int kLargeBlocks = sizeof(T) == 8 ? 1 : 2;
-
-template <class T>
 __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
     large_gather_kernel(const LargeGather g) {
   using A = Accum<T>;

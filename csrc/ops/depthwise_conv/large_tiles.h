@@ -169,7 +169,7 @@ constexpr bool large_serves(const View& v) {
   const Problem& p = v.problem;
   const Axis& d = p.axis[0];
   bool ok = d.in == 1 && d.out == 1 && d.kernel == 1 && d.pad == 0;
-  ok = ok && (!fans_in(v) || p.multiplier == 1) && v.pass != Pass::kBackwardWeight;
+  ok = ok && (!fans_in(v) || p.multiplier == 1);
   constexpr int64_t kLimit = int64_t{1} << 24;
   for (int i = 1; i < kSpatial; ++i) {
     const Axis& a = p.axis[i];
@@ -236,30 +236,6 @@ constexpr LargeShape large_shape(const View& v, const LargeTile& tile) {
     if (least == 1) break;
   }
   return best;
-}
-
-constexpr bool large_tile_fits(const View& v, int tile) {
-  if (tile < kTileCount || tile >= kTileCount + kLargeTileCount) return false;
-  const LargeTile& t = kLargeTiles[tile - kTileCount];
-  if (!large_serves(v) || (t.bands && element_size(v.problem.dtype) != 2)) return false;
-  const LargeShape s = large_shape(v, t);
-  return s.across > 0 && s.grid() < INT32_MAX;
-}
-
-// Any tile: of kTiles, or of those that follow.
-inline bool any_tile_fits(const View& v, int tile) {
-  return tile < kTileCount ? tile_fits(v, tile) : large_tile_fits(v, tile);
-}
-
-inline int pick_any_tile(const View& v) {
-  const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
-  // Smaller filters are bound by memory, and single rows have kernels of their own.
-  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1) {
-    // With fewer than 5 taps in 32 columns the FMA units are as fast as the tensor cores.
-    if (x.kernel >= 5 && large_tile_fits(v, kTileCount + 1)) return kTileCount + 1;
-    if (large_tile_fits(v, kTileCount)) return kTileCount;
-  }
-  return pick_tile(v);
 }
 
 }  // namespace fastconv::depthwise_conv
