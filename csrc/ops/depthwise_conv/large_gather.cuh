@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/gpu.h"
+#include "ops/depthwise_conv/large_correlate.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
 
 namespace fastconv::depthwise_conv {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/gpu.h"
+#include "ops/depthwise_conv/large_correlate.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/weight_gradient.cuh"
 
