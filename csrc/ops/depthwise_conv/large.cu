@@ -114,7 +114,8 @@ cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream)
   LargeWeight g{};
   g.y = internal::large_axis(v, 1);
   g.x = internal::large_axis(v, 2);
-  g.shape = large_weight_shape(v);
+  const LargeTile& t = kLargeTiles[tile - kTileCount];
+  g.shape = large_weight_shape(v, t);
   const LargeWeightShape& w = g.shape;
   const LargeShape& s = w.block;
   g.batch = static_cast<int>(p.batch);
@@ -135,9 +136,11 @@ cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream)
     case Dtype::kFloat64:
       return launch_large_weight<double>(g, stream);
     case Dtype::kFloat16:
-      return launch_large_weight<gpu::half>(g, stream);
+      return t.bands ? launch_large_weight_bands<gpu::half>(g, stream)
+                     : launch_large_weight<gpu::half>(g, stream);
     case Dtype::kBFloat16:
-      return launch_large_weight<gpu::bfloat16>(g, stream);
+      return t.bands ? launch_large_weight_bands<gpu::bfloat16>(g, stream)
+                     : launch_large_weight<gpu::bfloat16>(g, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -194,4 +194,11 @@ __device__ __forceinline__ void for_each_tap(const LargeGather& g, const LargePl
   }
 }
 
+// Two neighbours, the first one in the low half.
+template <class T>
+__device__ __forceinline__ uint32_t load_pair(const T* p) {
+  FASTCONV_CHECK_ALIGNED(p, 4);
+  return *reinterpret_cast<const uint32_t*>(p);
+}
+
 }  // namespace fastconv::depthwise_conv

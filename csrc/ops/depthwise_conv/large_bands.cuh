@@ -25,13 +25,6 @@
 
 namespace fastconv::depthwise_conv {
 
-// Two neighbours, the first one in the low half.
-template <class T>
-__device__ __forceinline__ uint32_t load_pair(const T* p) {
-  FASTCONV_CHECK_ALIGNED(p, 4);
-  return *reinterpret_cast<const uint32_t*>(p);
-}
-
 // The filters as padded rows, [row][copy], and a row of zeros behind the planes.
 template <class T>
 __device__ __forceinline__ void copy_bands(const LargeGather& g, const LargePlace& at, int shift,

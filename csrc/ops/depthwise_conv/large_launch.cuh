@@ -21,6 +21,8 @@ cudaError_t launch_large_bands(const LargeGather& g, cudaStream_t stream);
 
 template <class T>
 cudaError_t launch_large_weight(const LargeWeight& g, cudaStream_t stream);
+template <class T>  // 16-bit types
+cudaError_t launch_large_weight_bands(const LargeWeight& g, cudaStream_t stream);
 
 // Runs forward or the gradient of the input with a tile of kLargeTiles that fits the problem.
 cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,

@@ -18,12 +18,16 @@ constexpr bool large_tile_fits(const View& v, int tile) {
   const LargeTile& t = kLargeTiles[tile - kTileCount];
   if (!large_serves(v) || (t.bands && element_size(v.problem.dtype) != 2)) return false;
   if (v.pass == Pass::kBackwardWeight) {
-    if (t.bands) return false;
-    const LargeWeightShape w = large_weight_shape(v);
+    const LargeWeightShape w = large_weight_shape(v, t);
     return w.block.channels > 0 && w.grid() < INT32_MAX && w.items < INT32_MAX;
   }
   const LargeShape s = large_shape(v, t);
   return s.across > 0 && s.grid() < INT32_MAX;
+}
+
+inline int64_t large_workspace(const View& v, int tile) {
+  if (!large_tile_fits(v, tile)) return 0;
+  return large_weight_workspace(v, kLargeTiles[tile - kTileCount]);
 }
 
 // Any tile: of kTiles, or of those that follow.
@@ -35,8 +39,10 @@ inline int pick_any_tile(const View& v) {
   const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
   // Smaller filters are bound by memory, and single rows have kernels of their own.
   if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1) {
-    // With fewer than 5 taps in 32 columns the FMA units are as fast as the tensor cores.
-    if (x.kernel >= 5 && large_tile_fits(v, kTileCount + 1)) return kTileCount + 1;
+    // The band lies along rows of the filter, in the gradient of the weight along columns.  With
+    // fewer than 5 taps of 32 the FMA units are as fast as the tensor cores.
+    const Axis& band = v.pass == Pass::kBackwardWeight ? y : x;
+    if (band.kernel >= 5 && large_tile_fits(v, kTileCount + 1)) return kTileCount + 1;
     if (large_tile_fits(v, kTileCount)) return kTileCount;
   }
   return pick_tile(v);
