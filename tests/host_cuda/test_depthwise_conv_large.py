@@ -155,3 +155,28 @@ def test_results_do_not_depend_on_the_schedule(library, which, channels_last):
                     assert torch.equal(again, before)
     finally:
         run.close()
+
+
+@pytest.mark.parametrize("which", PASSES)
+def test_tiles_that_do_not_fit_are_refused(library, which):
+    """Strides, dilations, three dimensions, fp32 on the tensor cores, too large a filter."""
+    several = dataclasses.replace(conv2d((9, 9), (9, 9), batch=1, channels=2), kernel=(2, 9, 9),
+                                  size=(3, 9, 9))  # fmt: skip
+    for case, unfit in (
+        (conv2d((12, 12), (9, 9), (1, 2), batch=1, channels=2), {"large_strips", "large_bands"}),
+        (conv2d((20, 20), (9, 9), (1, 1), (2, 1), batch=1, channels=2),
+         {"large_strips", "large_bands"}),
+        (several, {"large_strips", "large_bands"}),
+        (conv2d((12, 12), (9, 9), batch=1, channels=2), {"large_bands"}),
+        (conv2d((400, 400), (400, 400), batch=1, channels=2), {"large_strips", "large_bands"}),
+    ):  # fmt: skip
+        run = Run(library, case, 0)
+        names = {t: library.tile_name(t).decode() for t in range(library.tile_count())}
+        large = {t for t, n in names.items() if n.startswith("large")}
+        refused = large - set(large_tiles(run, which))
+        assert {names[t] for t in refused} == unfit
+        assert run.picked(which) not in refused
+        for tile in refused:
+            with pytest.raises(RuntimeError, match=f"cudaError {hc.CUDA_ERROR_INVALID_VALUE}"):
+                run.run(which, tile)
+        run.close()

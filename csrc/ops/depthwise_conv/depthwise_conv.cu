@@ -261,7 +261,7 @@ cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t str
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {
   const View v = view_of(p);
   if (tile < 0) tile = pick_any_tile(v);
-  if (tile >= kTileCount) return large_workspace(v, tile);
+  if (tile >= kTileCount) return large_weight_workspace(v, tile);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);

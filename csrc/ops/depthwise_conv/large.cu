@@ -4,7 +4,8 @@
 // From a problem with a large filter to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/large_launch.cuh"
-#include "ops/depthwise_conv/large_pick.h"
+#include "ops/depthwise_conv/large_tiles.h"
+#include "ops/depthwise_conv/large_weight_tiles.h"
 
 namespace fastconv::depthwise_conv {
 namespace {
@@ -61,16 +62,17 @@ PlaneCopy copy_of(const Planes& from, const Problem& p, const LargeShape& s, int
 
 cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,
                          void* out, int tile, cudaStream_t stream) {
-  if (!large_tile_fits(v, tile)) return cudaErrorInvalidValue;
+  const LargeTile* t = large_tile(tile);
+  if (!large_serves(v, t)) return cudaErrorInvalidValue;
   const Problem& p = v.problem;
   const bool backward = v.pass == Pass::kBackwardData;
   const Strides5& from = backward ? v.small_strides : v.big_strides;
   const Strides5& to = backward ? v.big_strides : v.small_strides;
-  const LargeTile& t = kLargeTiles[tile - kTileCount];
   LargeGather g{};
   g.y = internal::large_axis(v, 1);
   g.x = internal::large_axis(v, 2);
-  g.shape = large_shape(v, t);
+  g.shape = large_shape(v, *t);
+  if (!g.shape.fits()) return cudaErrorInvalidValue;
   const LargeShape& s = g.shape;
   g.batch = static_cast<int>(p.batch);
   g.channels = static_cast<int>(backward ? p.in_channels() : p.out_channels());
@@ -99,23 +101,24 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
     case Dtype::kFloat64:
       return launch_large_gather<double>(g, stream);
     case Dtype::kFloat16:
-      return t.bands ? launch_large_bands<gpu::half>(g, stream)
-                     : launch_large_gather<gpu::half>(g, stream);
+      return t->bands ? launch_large_bands<gpu::half>(g, stream)
+                      : launch_large_gather<gpu::half>(g, stream);
     case Dtype::kBFloat16:
-      return t.bands ? launch_large_bands<gpu::bfloat16>(g, stream)
-                     : launch_large_gather<gpu::bfloat16>(g, stream);
+      return t->bands ? launch_large_bands<gpu::bfloat16>(g, stream)
+                      : launch_large_gather<gpu::bfloat16>(g, stream);
   }
   return cudaErrorInvalidValue;
 }
 
 cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream) {
   const View v = view_of(p);
-  if (!any_tile_fits(v, tile)) return cudaErrorInvalidValue;
+  const LargeTile* t = large_tile(tile);
+  if (!large_serves(v, t)) return cudaErrorInvalidValue;
   LargeWeight g{};
   g.y = internal::large_axis(v, 1);
   g.x = internal::large_axis(v, 2);
-  const LargeTile& t = kLargeTiles[tile - kTileCount];
-  g.shape = large_weight_shape(v, t);
+  g.shape = large_weight_shape(v, *t);
+  if (!g.shape.fits()) return cudaErrorInvalidValue;
   const LargeWeightShape& w = g.shape;
   const LargeShape& s = w.block;
   g.batch = static_cast<int>(p.batch);
@@ -136,11 +139,11 @@ cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream)
     case Dtype::kFloat64:
       return launch_large_weight<double>(g, stream);
     case Dtype::kFloat16:
-      return t.bands ? launch_large_weight_bands<gpu::half>(g, stream)
-                     : launch_large_weight<gpu::half>(g, stream);
+      return t->bands ? launch_large_weight_bands<gpu::half>(g, stream)
+                      : launch_large_weight<gpu::half>(g, stream);
     case Dtype::kBFloat16:
-      return t.bands ? launch_large_weight_bands<gpu::bfloat16>(g, stream)
-                     : launch_large_weight<gpu::bfloat16>(g, stream);
+      return t->bands ? launch_large_weight_bands<gpu::bfloat16>(g, stream)
+                      : launch_large_weight<gpu::bfloat16>(g, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -14,20 +14,10 @@
 namespace fastconv::depthwise_conv {
 
 constexpr bool large_tile_fits(const View& v, int tile) {
-  if (tile < kTileCount || tile >= kTileCount + kLargeTileCount) return false;
-  const LargeTile& t = kLargeTiles[tile - kTileCount];
-  if (!large_serves(v) || (t.bands && element_size(v.problem.dtype) != 2)) return false;
-  if (v.pass == Pass::kBackwardWeight) {
-    const LargeWeightShape w = large_weight_shape(v, t);
-    return w.block.channels > 0 && w.grid() < INT32_MAX && w.items < INT32_MAX;
-  }
-  const LargeShape s = large_shape(v, t);
-  return s.across > 0 && s.grid() < INT32_MAX;
-}
-
-inline int64_t large_workspace(const View& v, int tile) {
-  if (!large_tile_fits(v, tile)) return 0;
-  return large_weight_workspace(v, kLargeTiles[tile - kTileCount]);
+  const LargeTile* t = large_tile(tile);
+  if (!large_serves(v, t)) return false;
+  return v.pass == Pass::kBackwardWeight ? large_weight_shape(v, *t).fits()
+                                         : large_shape(v, *t).fits();
 }
 
 // Any tile: of kTiles, or of those that follow.

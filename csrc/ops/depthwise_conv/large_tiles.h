@@ -68,6 +68,7 @@ struct LargeShape {
 
   constexpr int planes() const { return channels * images; }
   constexpr int threads() const { return planes() * across * down * lanes; }
+  constexpr bool fits() const { return channels > 0 && grid() < INT32_MAX; }
   constexpr int64_t grid() const { return tiles_x * tiles_y * channel_blocks * image_blocks; }
 };
 
@@ -164,8 +165,15 @@ constexpr double large_score(const View& v, const LargeAxis& y, const LargeAxis&
 
 }  // namespace internal
 
-// Whether these kernels serve a problem at all; its shared memory apart.
-constexpr bool large_serves(const View& v) {
+// The large tile that a number of all tiles stands for, or null.
+constexpr const LargeTile* large_tile(int tile) {
+  const bool is_one = tile >= kTileCount && tile < kTileCount + kLargeTileCount;
+  return is_one ? &kLargeTiles[tile - kTileCount] : nullptr;
+}
+
+// Whether a tile's kernels serve a problem at all; its shared memory apart.
+constexpr bool large_serves(const View& v, const LargeTile* tile) {
+  if (tile == nullptr || (tile->bands && element_size(v.problem.dtype) != 2)) return false;
   const Problem& p = v.problem;
   const Axis& d = p.axis[0];
   bool ok = d.in == 1 && d.out == 1 && d.kernel == 1 && d.pad == 0;
@@ -233,7 +241,8 @@ constexpr LargeShape large_shape(const View& v, const LargeTile& tile) {
       }
       if (across == 1) break;
     }
-    if (least == 1) break;
+    // Fewer channels only where they are much better: the search is a part of every call.
+    if (least == 1 || score > 0.75) break;
   }
   return best;
 }

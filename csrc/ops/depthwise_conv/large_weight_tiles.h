@@ -24,6 +24,9 @@ struct LargeWeightShape {
   int64_t task_blocks;     // bands: blocks that share out the warps of a channel
   int64_t items, splits;   // an item is a tile of some images
 
+  constexpr bool fits() const {
+    return block.channels > 0 && grid() < INT32_MAX && items < INT32_MAX;
+  }
   constexpr int64_t grid() const { return splits * task_blocks * block.channel_blocks; }
 };
 
@@ -211,10 +214,13 @@ constexpr LargeWeightShape large_weight_shape(const View& v, const LargeTile& ti
 }
 
 // Bytes of workspace: [split][tap][channel], the sum of dy as the last tap.
-constexpr int64_t large_weight_workspace(const View& v, const LargeTile& tile) {
+constexpr int64_t large_weight_workspace(const View& v, int tile) {
+  const LargeTile* t = large_tile(tile);
+  if (!large_serves(v, t)) return 0;
+  const LargeWeightShape w = large_weight_shape(v, *t);
   const Problem& p = v.problem;
-  return large_weight_shape(v, tile).splits * (p.taps() + 1) * p.out_channels() *
-         internal::accumulator_size(p.dtype);
+  if (!w.fits()) return 0;
+  return w.splits * (p.taps() + 1) * p.out_channels() * internal::accumulator_size(p.dtype);
 }
 
 }  // namespace fastconv::depthwise_conv
