@@ -4,6 +4,8 @@
 // From a problem and a tile to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/large_launch.cuh"
+#include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
 #include "ops/depthwise_conv/walk_launch.cuh"
@@ -225,7 +227,8 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   const Problem& p = v.problem;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
-  if (tile < 0) tile = pick_tile(v);
+  if (tile < 0) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   if (kTiles[tile].walk != WalkKind::kNone) {
     return walk(v, in, weight, bias, out, tile, stream);
@@ -277,7 +280,10 @@ cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t str
 
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {
   const View v = view_of(p);
-  if (tile < 0) tile = pick_gradient(p, v);
+  const bool any = tile < 0;
+  if (any) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_weight_workspace(v, tile);
+  if (any) tile = pick_gradient(p, v);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
   if (kTiles[tile].walk != WalkKind::kNone) return plan_walk_gradient(v, tile).workspace;
   GradientPlan plan{};
@@ -287,7 +293,10 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
 cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t stream) {
   const View v = view_of(p);
   if (p.out_channels() == 0 || (p.dw == nullptr && p.db == nullptr)) return cudaSuccess;
-  if (tile < 0) tile = pick_gradient(p, v);
+  const bool any = tile < 0;
+  if (any) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_weight(p, tile, stream);
+  if (any) tile = pick_gradient(p, v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   if (kTiles[tile].walk != WalkKind::kNone) return walk_gradient(p, v, tile, stream);
   GradientPlan plan{};
