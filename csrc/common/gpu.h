@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "common/types.h"
 
@@ -49,6 +50,10 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   kernel<<<grid, block, smem, stream>>>(static_cast<P>(args)...);
   return cudaGetLastError();
 }
+
+// Keeps the compiler from computing a value anew in every branch that uses it.
+__device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void pin(double& x) { asm volatile("" : "+d"(x)); }
 
 // Copies Bytes (4, 8 or 16, both sides aligned so) to shared memory behind the thread's back; where
 // not `valid` it writes zeros, and `global` is not read.  The copies since the last commit form a
@@ -143,6 +148,23 @@ __host__ __device__ __forceinline__ half narrow<half>(float x) {
 template <>
 __host__ __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+// Element 0 (the low half) or 1 of two that share a register.
+template <class T>
+__host__ __device__ float widen_half(uint32_t pair, int element);
+template <>
+__host__ __device__ __forceinline__ float widen_half<half>(uint32_t pair, int element) {
+  __half2 both;
+  std::memcpy(static_cast<void*>(&both), &pair, sizeof(pair));
+  return element == 0 ? __low2float(both) : __high2float(both);
+}
+template <>
+__host__ __device__ __forceinline__ float widen_half<bfloat16>(uint32_t pair, int element) {
+  const uint32_t bits = element == 0 ? pair << 16 : pair & 0xffff0000u;
+  float value;
+  std::memcpy(&value, &bits, sizeof(bits));
+  return value;
 }
 
 // Division by a number known at launch, in a few instructions.  Serves 0 <= n < 2^31.

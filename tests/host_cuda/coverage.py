@@ -120,12 +120,25 @@ def launches(library: typing.Any) -> list[Launch]:
     return out
 
 
+def _walk_kind(arguments: tuple[str, ...]) -> str:
+    """The WalkKind that a walking kernel's template arguments belong to."""
+    dtype, lanes, *_, outputs, runs = arguments
+    if runs == "true":
+        return f"kColumns{outputs}"
+    if lanes == "1":
+        return "kScalar"
+    return "kChannels16" if lanes == "8" and dtype in ("__half", "__nv_bfloat16") else "kChannels"
+
+
 def runs_tile(room: str, tile: str, launch: Launch) -> bool:
     """Whether a launch is of the kernel that an entry of kTiles stands for."""
     entry = [part.strip() for part in tile.split(",")]
     kernel, arguments = launch.kernel, launch.arguments
     if room == "depthwise_conv":
-        _, pack, window, wide = entry
+        _, pack, window, wide, *walk = entry
+        if walk:
+            names = ("walk_kernel", "walk_gradient_kernel")
+            return kernel in names and walk[0].endswith("::" + _walk_kind(arguments))
         if kernel not in ("gather_kernel", "weight_gradient_kernel"):
             return False
         shape = [str(arguments[1] != "1").lower(), arguments[2], arguments[4]]

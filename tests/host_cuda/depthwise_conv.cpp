@@ -4,6 +4,7 @@
 // C functions over the launchers of depthwise convolution.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/tiles.h"
 #include "ops/depthwise_conv/weight_gradient.cuh"
 
@@ -41,15 +42,19 @@ int gradient_without_kernel() {
   return launch_gradient<float>(plan, nullptr);
 }
 
-int tile_count() { return kTileCount; }
-const char* tile_name(int tile) { return kTiles[tile].name; }
-bool forward_fits(const Forward* p, int tile) { return tile_fits(view_of(*p), tile); }
-bool backward_data_fits(const BackwardData* p, int tile) { return tile_fits(view_of(*p), tile); }
-bool backward_weight_fits(const BackwardWeight* p, int tile) {
-  return tile_fits(view_of(*p), tile);
+int tile_count() { return kTileCount + kLargeTileCount; }
+const char* tile_name(int tile) {
+  return tile < kTileCount ? kTiles[tile].name : kLargeTiles[tile - kTileCount].name;
 }
-int forward_pick(const Forward* p) { return pick_tile(view_of(*p)); }
-int backward_data_pick(const BackwardData* p) { return pick_tile(view_of(*p)); }
-int backward_weight_pick(const BackwardWeight* p) { return pick_tile(view_of(*p)); }
+bool forward_fits(const Forward* p, int tile) { return any_tile_fits(view_of(*p), tile); }
+bool backward_data_fits(const BackwardData* p, int tile) {
+  return any_tile_fits(view_of(*p), tile);
+}
+bool backward_weight_fits(const BackwardWeight* p, int tile) {
+  return any_tile_fits(view_of(*p), tile);
+}
+int forward_pick(const Forward* p) { return pick_any_tile(view_of(*p)); }
+int backward_data_pick(const BackwardData* p) { return pick_any_tile(view_of(*p)); }
+int backward_weight_pick(const BackwardWeight* p) { return pick_any_tile(view_of(*p)); }
 
 }  // extern "C"

@@ -208,17 +208,29 @@ class Run:
         params, _ = self.params(which)
         return getattr(self.library, f"{which}_pick")(ctypes.byref(params))
 
+    def give_workspace(self, params, tile):
+        self.library.backward_weight_workspace.restype = _i64
+        size = self.library.backward_weight_workspace(ctypes.byref(params), tile)
+        workspace = self.arena.memory(size, align=8)
+        ctypes.memset(workspace, 0xFF, size)  # NaN
+        params.workspace = ctypes.addressof(workspace)
+
     def run(self, which, tile, order=hc.FORWARD, seed=1):
         params, outputs = self.params(which)
         if which == "backward_weight":
-            self.library.backward_weight_workspace.restype = _i64
-            size = self.library.backward_weight_workspace(ctypes.byref(params), tile)
-            workspace = self.arena.memory(size, align=8)
-            ctypes.memset(workspace, 0xFF, size)  # NaN
-            params.workspace = ctypes.addressof(workspace)
+            self.give_workspace(params, tile)
         self.library.host_cuda_configure(order, seed)
         hc.check(self.library, getattr(self.library, which)(ctypes.byref(params), tile))
         return outputs
+
+    def check_bias_alone(self, tile):
+        """The weight gradient of a call that wants the bias's gradient only."""
+        params, (_, db) = self.params("backward_weight")
+        params.dw = None
+        self.give_workspace(params, tile)
+        hc.check(self.library, self.library.backward_weight(ctypes.byref(params), tile))
+        expected = self.dy.double().sum((0, 2, 3, 4))
+        torch.testing.assert_close(db.double(), expected, rtol=1e-2, atol=1e-2)
 
     # ---- the reference ----
 

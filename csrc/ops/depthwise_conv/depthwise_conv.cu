@@ -4,8 +4,11 @@
 // From a problem and a tile to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/large_launch.cuh"
+#include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
+#include "ops/depthwise_conv/walk_launch.cuh"
 
 namespace fastconv::depthwise_conv {
 namespace {
@@ -13,7 +16,6 @@ namespace {
 // Enough blocks to fill the largest chips a few times over; more would only stage weights again.
 constexpr int64_t kGatherBlocksWanted = 4096;
 constexpr int64_t kGradientBlocksWanted = 2048;
-constexpr int64_t kMaxWorkspace = int64_t{64} << 20;
 
 int64_t inverse_modulo(int64_t a, int64_t modulus) {
   for (int64_t i = 1; i < modulus; ++i) {
@@ -225,8 +227,12 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   const Problem& p = v.problem;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
-  if (tile < 0) tile = pick_tile(v);
+  if (tile < 0) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
+  if (kTiles[tile].walk != WalkKind::kNone) {
+    return walk(v, in, weight, bias, out, tile, stream);
+  }
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
@@ -245,6 +251,23 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   return for_dtype(p.dtype, [&](auto zero) { return launch_gather<decltype(zero)>(plan, stream); });
 }
 
+// The bias alone takes no walk: the other kernels then read dy and nothing else.
+int pick_gradient(const BackwardWeight& p, const View& v) {
+  return p.dw == nullptr ? pick_gather(v) : pick_tile(v);
+}
+
+cudaError_t walk_gradient(const BackwardWeight& p, const View& v, int tile, cudaStream_t stream) {
+  WalkGradientPlan plan = plan_walk_gradient(v, tile);
+  plan.walk.x = p.x;
+  plan.walk.dy = p.dy;
+  plan.walk.partial = p.workspace;
+  plan.walk.with_bias = p.db != nullptr;
+  const cudaError_t error = walk_gradient(plan, p.dtype, stream);
+  if (error != cudaSuccess) return error;
+  const Splits splits{p.channels, p.taps(), plan.walk.splits, p.workspace, p.dw, p.db};
+  return for_dtype(p.dtype, [&](auto zero) { return add_splits<decltype(zero)>(splits, stream); });
+}
+
 }  // namespace
 
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream) {
@@ -257,8 +280,12 @@ cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t str
 
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {
   const View v = view_of(p);
-  if (tile < 0) tile = pick_tile(v);
+  const bool any = tile < 0;
+  if (any) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_weight_workspace(v, tile);
+  if (any) tile = pick_gradient(p, v);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
+  if (kTiles[tile].walk != WalkKind::kNone) return plan_walk_gradient(v, tile).workspace;
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);
 }
@@ -266,8 +293,12 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
 cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t stream) {
   const View v = view_of(p);
   if (p.out_channels() == 0 || (p.dw == nullptr && p.db == nullptr)) return cudaSuccess;
-  if (tile < 0) tile = pick_tile(v);
+  const bool any = tile < 0;
+  if (any) tile = pick_any_tile(v);
+  if (tile >= kTileCount) return large_weight(p, tile, stream);
+  if (any) tile = pick_gradient(p, v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
+  if (kTiles[tile].walk != WalkKind::kNone) return walk_gradient(p, v, tile, stream);
   GradientPlan plan{};
   plan_gradient(v, tile, plan);
   auto fill = [&](auto& g) {

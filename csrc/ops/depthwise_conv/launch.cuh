@@ -17,6 +17,7 @@ constexpr int kGatherThreads = 128;
 constexpr int kGradientThreads = 128;
 constexpr int kAddColumns = 32, kAddRows = 16;
 constexpr int64_t kMaxSplits = 512;
+constexpr int64_t kMaxWorkspace = int64_t{64} << 20;
 
 // Blocks that must fit on a multiprocessor: what bounds the registers.
 template <class T, int V, int kWindow, int kStep>
@@ -47,6 +48,14 @@ struct GatherPlan {
   Gather<int64_t> wide;
 };
 
+// The second stage of the gradient of the weight.
+struct Splits {
+  int64_t channels, taps, splits;
+  const void* sums;
+  void* dw;
+  void* db;
+};
+
 struct GradientPlan {
   int tile;
   int strip_step;
@@ -54,17 +63,14 @@ struct GradientPlan {
   int64_t grid, smem;
   WeightGradient<int> narrow;
   WeightGradient<int64_t> wide;
-  struct {
-    int64_t channels, taps, splits;
-    const void* sums;
-    void* dw;
-    void* db;
-  } partial;  // of the second stage
+  Splits partial;
 };
 
 template <class T>
 cudaError_t launch_gather(const GatherPlan& plan, cudaStream_t stream);
 template <class T>
 cudaError_t launch_gradient(const GradientPlan& plan, cudaStream_t stream);
+template <class T>
+cudaError_t add_splits(const Splits& p, cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv

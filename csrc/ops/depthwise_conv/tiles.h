@@ -9,12 +9,17 @@
 // - otherwise:     the strip lies along H; neighbouring threads take neighbouring columns.  Tiles
 //   without a sliding window put it along W instead, with its outputs far apart, so that
 //   neighbouring threads still take neighbouring columns.
+//
+// Tiles that walk serve square filters of 3, 5 and 7 taps at strides 1 and 2: a thread owns a strip
+// along W and goes down the rows, with the filter and the sums in registers (walk.cuh).
 #pragma once
 
 #include <cstdint>
 
 #include "common/types.h"
 #include "ops/depthwise_conv/depthwise_conv.h"
+#include "ops/depthwise_conv/view.h"
+#include "ops/depthwise_conv/walk_tiles.h"
 
 namespace fastconv::depthwise_conv {
 
@@ -23,6 +28,7 @@ struct Tile {
   bool pack;   // 16 bytes of channels per thread instead of one channel
   int window;  // taps along the strip axis that slide over one set of loads; 1: no sliding
   bool wide;   // 64-bit indices, and weights read from global memory: serves everything
+  WalkKind walk = WalkKind::kNone;
 };
 
 // Windows of even width serve the forward and backward-data passes alone, at steps of one input:
@@ -41,36 +47,18 @@ constexpr Tile kTiles[] = {
     {"scalar_window7", false, 7, false},
     {"scalar_any", false, 1, false},
     {"wide", false, 1, true},
+    {"walk_scalar", false, 0, false, WalkKind::kScalar},
+    {"walk_channels", true, 0, false, WalkKind::kChannels},
+    {"walk_channels16", true, 0, false, WalkKind::kChannels16},
+    {"walk_columns4", false, 0, false, WalkKind::kColumns4},
+    {"walk_columns8", false, 0, false, WalkKind::kColumns8},
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
-constexpr int kPackBytes = 16;
 // Weights (and bias) of a block's channels wait in shared memory.  Up to the first size several
 // blocks share a multiprocessor; the second is what every supported chip can give to one block.
 constexpr int64_t kSmemPreferred = 48 << 10;
 constexpr int64_t kSmemLimit = 96 << 10;
-
-enum class Pass : uint8_t { kForward, kBackwardData, kBackwardWeight };
-
-// What the choice depends on: the problem, and the tensors that are read or written by pixel.
-struct View {
-  Pass pass;
-  Problem problem;
-  const void* big;  // the tensor over `in` positions: x or dx
-  Strides5 big_strides;
-  const void* small;  // the tensor over `out` positions: y or dy
-  Strides5 small_strides;
-};
-
-inline View view_of(const Forward& p) {
-  return {Pass::kForward, p, p.x, p.x_strides, p.y, p.y_strides};
-}
-inline View view_of(const BackwardData& p) {
-  return {Pass::kBackwardData, p, p.dx, p.dx_strides, p.dy, p.dy_strides};
-}
-inline View view_of(const BackwardWeight& p) {
-  return {Pass::kBackwardWeight, p, p.x, p.x_strides, p.dy, p.dy_strides};
-}
 
 constexpr int64_t gcd_of(int64_t a, int64_t b) {
   while (b != 0) {
@@ -159,6 +147,7 @@ inline bool tile_fits(const View& v, int tile) {
   const Tile& t = kTiles[tile];
   if (t.wide) return true;
   if (needs_wide(v)) return false;
+  if (t.walk != WalkKind::kNone) return internal::walk_fits(v, t.walk);
   if (t.window > 1 && !slides(v, t)) return false;
   if (t.window % 2 == 0 && v.pass == Pass::kBackwardWeight) return false;
   if (!t.pack) return true;
@@ -180,13 +169,31 @@ constexpr int64_t strip_cost(const View& v, const Tile& tile, int64_t taps) {
 
 }  // namespace internal
 
-// The best tile for a problem: packs where they fit, and the window that leaves the least to load.
-inline int pick_tile(const View& v) {
+// The best of the tiles that walk; kTileCount if none fits.  Each input is loaded once per strip
+// and widened once, a K-th of what the other kernels load, so a walk is preferred wherever it fits.
+inline int pick_walk(const View& v) {
+  constexpr WalkKind kOrder[] = {WalkKind::kColumns8, WalkKind::kColumns4, WalkKind::kChannels,
+                                 WalkKind::kScalar};
+  const Problem& p = v.problem;
+  for (const WalkKind kind : kOrder) {
+    // Wide strips load less but leave fewer threads, which must be enough to fill a chip.
+    const int64_t strips =
+        ceil_div(p.axis[2].out, 8) * ceil_div(p.axis[1].out, 2 * p.axis[1].kernel);
+    if (kind == WalkKind::kColumns8 && p.batch * p.channels * strips < kWalkThreadsEnough) continue;
+    for (int i = 0; i < kTileCount; ++i) {
+      if (kTiles[i].walk == kind && tile_fits(v, i)) return i;
+    }
+  }
+  return kTileCount;
+}
+
+// The best of the other tiles: packs where they fit, and the window that leaves the least to load.
+inline int pick_gather(const View& v) {
   int best = kTileCount - 1;
   int64_t best_cost = INT64_MAX;
   for (int i = 0; i < kTileCount; ++i) {
     const Tile& t = kTiles[i];
-    if (!tile_fits(v, i)) continue;
+    if (t.walk != WalkKind::kNone || !tile_fits(v, i)) continue;
     const Axis& a = v.problem.axis[strip_axis(v.problem, t)];
     const bool backward = v.pass == Pass::kBackwardData;
     // Of a transposed stride, each output meets every stride-th tap.
@@ -205,6 +212,11 @@ inline int pick_tile(const View& v) {
     }
   }
   return best;
+}
+
+inline int pick_tile(const View& v) {
+  const int walk = pick_walk(v);
+  return walk < kTileCount ? walk : pick_gather(v);
 }
 
 }  // namespace fastconv::depthwise_conv

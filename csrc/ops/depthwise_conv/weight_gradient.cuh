@@ -196,6 +196,15 @@ __global__ void __launch_bounds__(kAddColumns* kAddRows)
 }
 
 template <class T>
+cudaError_t add_splits(const Splits& p, cudaStream_t stream) {
+  const int64_t blocks = min_of(ceil_div((p.taps + 1) * p.channels, kAddColumns), int64_t{1} << 16);
+  return FASTCONV_LAUNCH(add_splits_kernel<T>, dim3(static_cast<unsigned>(blocks)),
+                         dim3(kAddColumns * kAddRows), 0, stream,
+                         static_cast<const Accum<T>*>(p.sums), p.splits, p.taps, p.channels,
+                         static_cast<T*>(p.dw), static_cast<T*>(p.db));
+}
+
+template <class T>
 cudaError_t launch_gradient(const GradientPlan& plan, cudaStream_t stream) {
   const Tile& tile = kTiles[plan.tile];
   const dim3 grid(static_cast<unsigned>(plan.grid)), block(plan.threads);
@@ -222,12 +231,7 @@ cudaError_t launch_gradient(const GradientPlan& plan, cudaStream_t stream) {
   };
   const cudaError_t error = partial_sums();
   if (error != cudaSuccess) return error;
-  const auto& p = plan.partial;
-  const int64_t blocks = min_of(ceil_div((p.taps + 1) * p.channels, kAddColumns), int64_t{1} << 16);
-  return FASTCONV_LAUNCH(add_splits_kernel<T>, dim3(static_cast<unsigned>(blocks)),
-                         dim3(kAddColumns * kAddRows), 0, stream,
-                         static_cast<const Accum<T>*>(p.sums), p.splits, p.taps, p.channels,
-                         static_cast<T*>(p.dw), static_cast<T*>(p.db));
+  return add_splits<T>(plan.partial, stream);
 }
 
 }  // namespace fastconv::depthwise_conv

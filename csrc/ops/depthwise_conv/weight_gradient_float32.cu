@@ -6,5 +6,6 @@
 namespace fastconv::depthwise_conv {
 
 template cudaError_t launch_gradient<float>(const GradientPlan&, cudaStream_t);
+template cudaError_t add_splits<float>(const Splits&, cudaStream_t);
 
 }  // namespace fastconv::depthwise_conv

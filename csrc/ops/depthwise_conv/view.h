@@ -1,0 +1,38 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// What the choice of a CUDA kernel looks at.  Pure host code.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+#include "ops/depthwise_conv/depthwise_conv.h"
+
+namespace fastconv::depthwise_conv {
+
+constexpr int kPackBytes = 16;
+
+enum class Pass : uint8_t { kForward, kBackwardData, kBackwardWeight };
+
+// What the choice depends on: the problem, and the tensors that are read or written by pixel.
+struct View {
+  Pass pass;
+  Problem problem;
+  const void* big;  // the tensor over `in` positions: x or dx
+  Strides5 big_strides;
+  const void* small;  // the tensor over `out` positions: y or dy
+  Strides5 small_strides;
+};
+
+inline View view_of(const Forward& p) {
+  return {Pass::kForward, p, p.x, p.x_strides, p.y, p.y_strides};
+}
+inline View view_of(const BackwardData& p) {
+  return {Pass::kBackwardData, p, p.dx, p.dx_strides, p.dy, p.dy_strides};
+}
+inline View view_of(const BackwardWeight& p) {
+  return {Pass::kBackwardWeight, p, p.x, p.x_strides, p.dy, p.dy_strides};
+}
+
+}  // namespace fastconv::depthwise_conv

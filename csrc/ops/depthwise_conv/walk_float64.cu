@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/depthwise_conv/walk.cuh"
+#include "ops/depthwise_conv/walk_gradient.cuh"
+
+namespace fastconv::depthwise_conv {
+
+template cudaError_t launch_walk<double>(const WalkPlan&, cudaStream_t);
+template cudaError_t launch_walk_gradient<double>(const WalkGradientPlan&, cudaStream_t);
+
+}  // namespace fastconv::depthwise_conv
