@@ -40,20 +40,24 @@ int column_stride(int columns, const Strides5& strides) {
   return columns <= 1 ? 0 : static_cast<int>(strides.sp[2]);
 }
 
-// Threads of a block along `fast`, at most `limit`: what leaves the fewest lanes idle, and of such
-// widths the largest.
+// Lanes that 1024 rows of slots take in blocks of so many threads along `fast`, those of half-empty
+// warps and blocks included.
+int64_t lanes_taken(int64_t fast, int64_t width) {
+  const int64_t slots = kWalkThreads / width;
+  return ceil_div(fast, width) * round_up(width * slots, 32) * 1024 / slots;
+}
+
+// Threads of a block along `fast`, at most `limit`: the most, for neighbouring addresses, that
+// leave no more than an eighth of the lanes idle beyond what is unavoidable.
 int block_width(int64_t fast, int64_t limit) {
-  int64_t best = 1, best_lanes = INT64_MAX;
-  for (int64_t width = 1; width <= min_of(fast, limit); ++width) {
-    const int64_t slots = kWalkThreads / width;
-    // Lanes that 128 rows of slots take, those of half-empty warps and blocks included.
-    const int64_t lanes = ceil_div(fast, width) * round_up(width * slots, 32) * 1024 / slots;
-    if (lanes <= best_lanes) {
-      best = width;
-      best_lanes = lanes;
-    }
+  const int64_t most = max_of(1, min_of(fast, limit));
+  int64_t fewest = INT64_MAX;
+  for (int64_t width = 1; width <= most; ++width) {
+    fewest = min_of(fewest, lanes_taken(fast, width));
   }
-  return static_cast<int>(best);
+  int64_t width = most;
+  while (lanes_taken(fast, width) > fewest + fewest / 8) --width;
+  return static_cast<int>(width);
 }
 
 WalkPlan plan_walk(const View& v, int tile) {
