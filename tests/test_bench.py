@@ -135,7 +135,8 @@ def test_choices_replace_the_suites_own():
     assert {(c.dtype, c.layout, c.mode) for c in table} == {
         ("float64", "channels_last", "backward")
     }
-    assert {case.op for case in table} == set(cases.OPS)
+    # Blocks are measured in float32.
+    assert {case.op for case in table} == {op for op in cases.OPS if not op.endswith("_block")}
     args = run.parse(["--op", "depthwise_conv", "--filter", "7x7"])
     chosen = run.choose(args, "cpu")
     assert chosen

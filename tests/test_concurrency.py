@@ -17,6 +17,7 @@ from fastconv.testing import (
     LAYOUTS,
     OP_SPECS,
     SMALL_SAMPLES,
+    Sample,
     as_tuple,
     conv_sample,
     sample,
@@ -38,6 +39,10 @@ WIDE = {
     "pixel_shuffle": sample((2, 90, 33, 49), upscale_factor=3),
     "pixel_unshuffle": sample((2, 10, 99, 147), downscale_factor=3),
     "channel_shuffle": sample((2, 60, 45, 49), groups=4),
+    "global_avg_pool1d": sample((2, 96, 5000)),
+    "global_avg_pool2d": sample((2, 96, 70, 71)),
+    "global_avg_pool3d": sample((2, 96, 17, 18, 19)),
+    "sigmoid_gate": Sample("", ((2, 96, 70, 71), (2, 96, 1, 1)), {}),
 }
 each_op = pytest.mark.parametrize("spec", OP_SPECS, ids=lambda spec: spec.name)
 

@@ -166,7 +166,8 @@ FASTCONV_INLINE void pixel_group(const Params& p, const T* x, const T* dy, T* y,
 template <class T, Pass kPass>
 void channel_tasks(const Params& p, void* scratch, int64_t begin, int64_t end) {
   using A = Accum<T>;
-  constexpr int kGroup = kPass == Pass::kGateGradient ? 4 : 8;
+  // Sums share their loads and stores; without them, eight streams of stores are slower than one.
+  constexpr int kGroup = kPass == Pass::kGateGradient ? 4 : has_sums(kPass) ? 8 : 1;
   A* const factors = static_cast<A*>(scratch);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t n = task / p.chunks, chunk = task - n * p.chunks;
