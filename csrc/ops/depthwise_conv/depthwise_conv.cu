@@ -12,8 +12,7 @@ namespace fastconv::depthwise_conv {
 namespace {
 
 // Enough blocks to fill the largest chips a few times over; more would only stage weights again.
-constexpr int64_t kGatherBlocksWanted = 4096;
-constexpr int64_t kGradientBlocksWanted = 2048;
+constexpr int64_t kGatherBlocksWanted = 4096, kGradientBlocksWanted = 2048;
 
 int64_t inverse_modulo(int64_t a, int64_t modulus) {
   for (int64_t i = 1; i < modulus; ++i) {
@@ -227,9 +226,7 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
   if (tile < 0) tile = pick_tile(v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  if (kTiles[tile].walk != WalkKind::kNone) {
-    return walk(v, in, weight, bias, out, tile, stream);
-  }
+  if (tile_walks(tile)) return walk(v, in, weight, bias, out, tile, stream);
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
@@ -253,18 +250,6 @@ int pick_gradient(const BackwardWeight& p, const View& v) {
   return p.dw == nullptr ? pick_gather(v) : pick_tile(v);
 }
 
-cudaError_t walk_gradient(const BackwardWeight& p, const View& v, int tile, cudaStream_t stream) {
-  WalkGradientPlan plan = plan_walk_gradient(v, tile);
-  plan.walk.x = p.x;
-  plan.walk.dy = p.dy;
-  plan.walk.partial = p.workspace;
-  plan.walk.with_bias = p.db != nullptr;
-  const cudaError_t error = walk_gradient(plan, p.dtype, stream);
-  if (error != cudaSuccess) return error;
-  const Splits splits{p.channels, p.taps(), plan.walk.splits, p.workspace, p.dw, p.db};
-  return for_dtype(p.dtype, [&](auto zero) { return add_splits<decltype(zero)>(splits, stream); });
-}
-
 }  // namespace
 
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream) {
@@ -279,7 +264,7 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
   const View v = view_of(p);
   if (tile < 0) tile = pick_gradient(p, v);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
-  if (kTiles[tile].walk != WalkKind::kNone) return plan_walk_gradient(v, tile).workspace;
+  if (tile_walks(tile)) return plan_walk_gradient(v, tile).workspace;
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);
 }
@@ -289,7 +274,7 @@ cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t
   if (p.out_channels() == 0 || (p.dw == nullptr && p.db == nullptr)) return cudaSuccess;
   if (tile < 0) tile = pick_gradient(p, v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  if (kTiles[tile].walk != WalkKind::kNone) return walk_gradient(p, v, tile, stream);
+  if (tile_walks(tile)) return walk_gradient(p, v, tile, stream);
   GradientPlan plan{};
   plan_gradient(v, tile, plan);
   auto fill = [&](auto& g) {
