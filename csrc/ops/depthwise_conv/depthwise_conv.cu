@@ -14,8 +14,7 @@ namespace fastconv::depthwise_conv {
 namespace {
 
 // Enough blocks to fill the largest chips a few times over; more would only stage weights again.
-constexpr int64_t kGatherBlocksWanted = 4096;
-constexpr int64_t kGradientBlocksWanted = 2048;
+constexpr int64_t kGatherBlocksWanted = 4096, kGradientBlocksWanted = 2048;
 
 int64_t inverse_modulo(int64_t a, int64_t modulus) {
   for (int64_t i = 1; i < modulus; ++i) {
@@ -230,9 +229,7 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   if (tile < 0) tile = pick_any_tile(v);
   if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  if (kTiles[tile].walk != WalkKind::kNone) {
-    return walk(v, in, weight, bias, out, tile, stream);
-  }
+  if (tile_walks(tile)) return walk(v, in, weight, bias, out, tile, stream);
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
@@ -256,18 +253,6 @@ int pick_gradient(const BackwardWeight& p, const View& v) {
   return p.dw == nullptr ? pick_gather(v) : pick_tile(v);
 }
 
-cudaError_t walk_gradient(const BackwardWeight& p, const View& v, int tile, cudaStream_t stream) {
-  WalkGradientPlan plan = plan_walk_gradient(v, tile);
-  plan.walk.x = p.x;
-  plan.walk.dy = p.dy;
-  plan.walk.partial = p.workspace;
-  plan.walk.with_bias = p.db != nullptr;
-  const cudaError_t error = walk_gradient(plan, p.dtype, stream);
-  if (error != cudaSuccess) return error;
-  const Splits splits{p.channels, p.taps(), plan.walk.splits, p.workspace, p.dw, p.db};
-  return for_dtype(p.dtype, [&](auto zero) { return add_splits<decltype(zero)>(splits, stream); });
-}
-
 }  // namespace
 
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream) {
@@ -285,7 +270,7 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
   if (tile >= kTileCount) return large_weight_workspace(v, tile);
   if (any) tile = pick_gradient(p, v);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
-  if (kTiles[tile].walk != WalkKind::kNone) return plan_walk_gradient(v, tile).workspace;
+  if (tile_walks(tile)) return plan_walk_gradient(v, tile).workspace;
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);
 }
@@ -298,7 +283,7 @@ cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t
   if (tile >= kTileCount) return large_weight(p, tile, stream);
   if (any) tile = pick_gradient(p, v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  if (kTiles[tile].walk != WalkKind::kNone) return walk_gradient(p, v, tile, stream);
+  if (tile_walks(tile)) return walk_gradient(p, v, tile, stream);
   GradientPlan plan{};
   plan_gradient(v, tile, plan);
   auto fill = [&](auto& g) {

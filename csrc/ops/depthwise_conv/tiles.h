@@ -54,6 +54,7 @@ constexpr Tile kTiles[] = {
     {"walk_columns8", false, 0, false, WalkKind::kColumns8},
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
+constexpr bool tile_walks(int tile) { return kTiles[tile].walk != WalkKind::kNone; }
 
 // Weights (and bias) of a block's channels wait in shared memory.  Up to the first size several
 // blocks share a multiprocessor; the second is what every supported chip can give to one block.

@@ -187,16 +187,32 @@ WalkGradientPlan plan_walk_gradient(const View& v, int tile) {
   return plan;
 }
 
-cudaError_t walk_gradient(const WalkGradientPlan& plan, Dtype dtype, cudaStream_t stream) {
-  switch (dtype) {
+namespace {
+
+template <class T>
+cudaError_t both_stages(const WalkGradientPlan& plan, const Splits& splits, cudaStream_t stream) {
+  const cudaError_t error = launch_walk_gradient<T>(plan, stream);
+  return error != cudaSuccess ? error : add_splits<T>(splits, stream);
+}
+
+}  // namespace
+
+cudaError_t walk_gradient(const BackwardWeight& p, const View& v, int tile, cudaStream_t stream) {
+  WalkGradientPlan plan = plan_walk_gradient(v, tile);
+  plan.walk.x = p.x;
+  plan.walk.dy = p.dy;
+  plan.walk.partial = p.workspace;
+  plan.walk.with_bias = p.db != nullptr;
+  const Splits splits{p.channels, p.taps(), plan.walk.splits, p.workspace, p.dw, p.db};
+  switch (p.dtype) {
     case Dtype::kFloat32:
-      return launch_walk_gradient<float>(plan, stream);
+      return both_stages<float>(plan, splits, stream);
     case Dtype::kFloat64:
-      return launch_walk_gradient<double>(plan, stream);
+      return both_stages<double>(plan, splits, stream);
     case Dtype::kFloat16:
-      return launch_walk_gradient<gpu::half>(plan, stream);
+      return both_stages<gpu::half>(plan, splits, stream);
     case Dtype::kBFloat16:
-      return launch_walk_gradient<gpu::bfloat16>(plan, stream);
+      return both_stages<gpu::bfloat16>(plan, splits, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -70,8 +70,8 @@ struct WalkGradientPlan {
 };
 
 WalkGradientPlan plan_walk_gradient(const View& v, int tile);
-// The first stage; `splits` of the plan are left to add.
-cudaError_t walk_gradient(const WalkGradientPlan& plan, Dtype dtype, cudaStream_t stream);
+// Both stages, for a tile that walks and fits.
+cudaError_t walk_gradient(const BackwardWeight& p, const View& v, int tile, cudaStream_t stream);
 
 template <class T>
 cudaError_t launch_walk_gradient(const WalkGradientPlan& plan, cudaStream_t stream);
