@@ -7,9 +7,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastconv import functional
 from fastconv._arguments import as_int, require_tensor
 
 _update = torch.ops.fastconv.causal_conv1d_update.default
+
+
+def _written_out(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    dilation: int,
+) -> Tensor:
+    """The same for ONNX, whose exporter translates no operator that writes to its arguments."""
+    steps = x if x.dim() == 3 else x.unsqueeze(2)
+    filters = weight if weight.dim() == 3 else weight.unsqueeze(1)
+    everything = torch.cat([conv_state, steps], 2)
+    seen = everything[:, :, conv_state.shape[2] - (weight.shape[-1] - 1) * dilation :]
+    y = functional.depthwise_conv1d(seen, filters, bias, dilation=dilation, activation=activation)
+    conv_state.copy_(everything[:, :, steps.shape[2] :])
+    return y if x.dim() == 3 else y.squeeze(2)
 
 
 def causal_conv1d_update(
@@ -69,5 +88,7 @@ def causal_conv1d_update(
         )
     if type(dilation) is not int:
         dilation = as_int("causal_conv1d_update", "dilation", dilation, dilation)
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return _written_out(x, conv_state, weight, bias, activation, dilation)
     output: Tensor = _update(x, conv_state, weight, bias, activation, dilation)
     return output

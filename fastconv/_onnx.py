@@ -15,6 +15,8 @@ import torch
 from onnxscript import ir
 from onnxscript import opset18 as op
 
+from fastconv import _onnx_squeeze as squeeze
+
 # Sizes are ints where they are known, and one-dimensional tensors of one element where they are
 # only known when the model runs.
 Size = Any
@@ -275,7 +277,10 @@ def _depth_max_pool_with_indices(
 
 
 def table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Every operator that a forward pass calls, with its translation."""
+    """Every operator that a forward pass calls, with its translation.
+
+    All but causal_conv1d_update, which writes to an argument: it is written out before.
+    """
     ops = torch.ops.fastconv
     return {
         ops.depthwise_conv.default: _conv,
@@ -285,4 +290,6 @@ def table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.channel_shuffle.default: _channel_shuffle,
         ops.depth_max_pool.default: _depth_max_pool,
         ops.depth_max_pool_with_indices.default: _depth_max_pool_with_indices,
+        ops.global_avg_pool.default: squeeze.global_avg_pool,
+        ops.sigmoid_gate.default: squeeze.sigmoid_gate,
     }

@@ -23,6 +23,8 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor._op_schema import OpSchema, OpStrategy, RuntimeSchemaInfo
 from torch.distributed.tensor._ops.utils import expand_to_full_mesh_op_strategy
 
+from fastconv import _sharding_squeeze as squeeze
+
 Placements = list[Any]  # of the results, then of the tensors; None where there is none
 Rule = Callable[..., list[Placements]]
 
@@ -236,17 +238,22 @@ def register() -> None:
         ops.depth_max_pool_with_indices.default: (_pool_pair_rule, None),
         ops._depth_max_pool_argmax.default: (_pool_pair_rule, None),
         ops._depth_max_pool_backward.default: (_pool_backward_rule, None),
+        ops.global_avg_pool.default: (squeeze.average_rule, None),
+        ops._global_avg_pool_backward.default: (squeeze.average_backward_rule, None),
+        ops.sigmoid_gate.default: (squeeze.gate_rule, None),
+        ops._sigmoid_gate_backward.default: (squeeze.gate_backward_rule, None),
+        ops.causal_conv1d_update.default: (squeeze.update_rule, squeeze.state_stays),
     }
     propagator = DTensor._op_dispatcher.sharding_propagator
     for op, (rule, valid) in rules.items():
         # torch.distributed.tensor.experimental.register_sharding() would not do: it takes lists of
         # ints for arguments on which the result's size does not depend, and would reuse the size
         # that it found for another stride.
-        first_number = next(
-            i for i, a in enumerate(op._schema.arguments) if "Tensor" not in str(a.type)
-        )
+        tensors = ["Tensor" in str(a.type) for a in op._schema.arguments]
+        first_number = [*tensors, False].index(False)
         propagator.register_op_strategy(
             op, partial(_strategy, rule, valid), RuntimeSchemaInfo(first_number)
         )
     # The size of the gradient is an argument, and each process needs that of its shard.
     propagator.op_to_shape_and_stride_idx[ops._depth_max_pool_backward.default] = 2
+    propagator.op_to_shape_and_stride_idx[ops._global_avg_pool_backward.default] = 1

@@ -16,9 +16,11 @@ def onnx_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     Convolutions become Conv and ConvTranspose, with a Pad before where ``'same'`` depends on a size
     that is not known yet; rearrangements become DepthToSpace and SpaceToDepth where these can do
-    it, and Reshape and Transpose otherwise; pooling over channels becomes MaxPool.  These are
-    ONNX's own operators, so that the model runs without fastconv.  Needs ``onnxscript``, as
-    ``torch.onnx.export`` itself does.
+    it, and Reshape and Transpose otherwise; pooling over channels becomes MaxPool, a global average
+    GlobalAveragePool, and a gate Sigmoid and Mul.  These are ONNX's own operators, so that the
+    model runs without fastconv.  :func:`fastconv.causal_conv1d_update` needs no entry: it is
+    written out when its module is exported; `conv_state` must be an input and an output.  Needs
+    ``onnxscript``, as ``torch.onnx.export`` itself does.
 
     Returns:
         A table from operators to functions, for `custom_translation_table`.

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: fastconv contributors
 # SPDX-License-Identifier: BSD-3-Clause
 
-"""One of two processes that test_distributed.py starts: python distributed_worker.py RANK FOLDER.
+"""One of two processes that test_distributed.py starts: python distributed_squeeze.py RANK FOLDER.
 
 Writes {check: traceback or None} to FOLDER/RANK.json.  Everything is compared with the same on
 whole tensors in this process.

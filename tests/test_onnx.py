@@ -18,6 +18,7 @@ import fastconv.nn
 from fastconv.testing import OP_SPECS, as_tuple, assert_within
 
 OWN = {"Conv", "ConvTranspose", "DepthToSpace", "SpaceToDepth", "MaxPool", "Reshape", "Transpose"}
+OWN |= {"GlobalAveragePool", "Sigmoid"}
 
 
 @pytest.fixture
@@ -125,7 +126,18 @@ class Pooled(nn.Module):
         return [*pairs, pool(x, (3, 2, 2), 2, 1), pool(x, 3, ceil_mode=True)]
 
 
-@pytest.mark.parametrize("model", [Rearranged, Convolved, Pooled])
+class Squeezed(nn.Module):
+    """Gates with and without dimensions of space, of images with and without a batch."""
+
+    def forward(self, x):
+        mean = fastconv.global_avg_pool2d(x)
+        row = fastconv.global_avg_pool1d(x.flatten(2))
+        single = fastconv.global_avg_pool2d(x[0])
+        flat = fastconv.sigmoid_gate(x, mean.flatten(1))
+        return [mean, row, single, flat, fastconv.sigmoid_gate(x, mean)]
+
+
+@pytest.mark.parametrize("model", [Rearranged, Convolved, Pooled, Squeezed])
 def test_sizes_that_are_known_later(model, onnx):
     """One graph for every batch and image size."""
     net = model().eval()
@@ -180,10 +192,16 @@ LAYERS = {
     "DepthwiseConvTranspose1d": ((4, 4, 3, 2), (4, 9)),
     "DepthwiseConvTranspose2d": ((4, 8, 3, 2, 1), (2, 4, 5, 6)),
     "DepthwiseConvTranspose3d": ((4, 4, 2, 2), (2, 4, 3, 4, 5)),
+    "DepthwiseSeparableConv1d": ((4, 6, 3, 1, "causal"), (2, 4, 9)),
     "DepthwiseSeparableConv2d": ((4, 6, 3), (2, 4, 5, 6)),
+    "DepthwiseSeparableConv3d": ((4, 6, 2), (2, 4, 3, 4, 5)),
+    "GlobalAvgPool1d": ((), (2, 4, 9)),
+    "GlobalAvgPool2d": ((), (2, 4, 5, 6)),
+    "GlobalAvgPool3d": ((), (4, 3, 4, 5)),
     "PixelShuffle": ((2,), (1, 8, 4, 4)),
     "PixelUnshuffle": ((2,), (1, 8, 4, 4)),
     "SpaceToDepth": ((2, "crd"), (1, 8, 4, 4)),
+    "SqueezeExcitation": ((8, 2), (2, 8, 5, 6)),
 }
 
 
@@ -212,12 +230,45 @@ def test_every_layer(onnx):
         torch.testing.assert_close(got, y, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+class Decoder(nn.Module):
+    """A step of a decoder; it gives the state back where the model can only return it."""
+
+    def __init__(self, weight, **kwargs):
+        super().__init__()
+        self.weight, self.kwargs = nn.Parameter(weight, requires_grad=False), kwargs
+
+    def forward(self, x, state):
+        return fastconv.causal_conv1d_update(x, state, self.weight, **self.kwargs), state
+
+
+@pytest.mark.parametrize("length", [(), (1,), (7,)], ids=str)
+def test_state_of_a_decoder(length, onnx):
+    """The state is an input and an output; what the exported step returns goes into the next."""
+    bias = torch.randn(8)
+    for weight, kwargs in (
+        (torch.randn(8, 4), {"activation": "silu"}),
+        (torch.randn(8, 1, 3), {"dilation": 2, "bias": bias}),
+    ):
+        model = Decoder(weight, **kwargs)
+        n = torch.export.Dim("n")
+        args = (torch.randn(2, 8, *length), torch.zeros(2, 8, 5))
+        run, _ = onnx(model, args, {"x": {0: n}, "state": {0: n}})
+        state = torch.randn(3, 8, 5)
+        exported = state.clone()
+        for _ in range(3):
+            x = torch.randn(3, 8, *length)
+            want, _ = model(x, state)  # updates the state
+            got, exported = run(x, exported)
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+            assert torch.equal(exported, state)
+
+
 def test_table_covers_every_operator():
-    """Those that a forward pass calls."""
+    """Those that a forward pass calls and that write to none of their arguments."""
     pytest.importorskip("onnxscript", reason="needs onnxscript")
     names = torch._C._dispatch_get_all_op_names()
     ours = {n.split("::")[1] for n in names if n.startswith("fastconv::")}
-    public = {name for name in ours if not name.startswith("_")}
+    public = {name for name in ours if not name.startswith("_")} - {"causal_conv1d_update"}
     assert {op.name().split("::")[1] for op in fastconv.onnx_translation_table()} == public
 
 

@@ -222,6 +222,29 @@ struct Room {
     add(Dtype::kFloat64, 5, 1, axis(5, 3, 1, 1, 1, 1), axis(1301, 3, 1, 1, 1, 1));
     add(Dtype::kFloat16, 4, 2, axis(4, 3, 2, 1, 1, 1), axis(4999, 5, 2, 1, 2, 2));
     add(Dtype::kBFloat16, 3, 1, one, axis(9001, 4, 1, 3, 9, 0));
+    // Strips that roll down the image: pairs of channels with one over, several strips to a row,
+    // the gradient of the weight at both strides; forward and as the gradient of the other.
+    for (const int64_t kernel : {3, 5, 7}) {
+      const Dtype dtype = kernel == 3   ? Dtype::kFloat32
+                          : kernel == 5 ? Dtype::kBFloat16
+                                        : Dtype::kFloat16;
+      const int64_t pad = kernel / 2;
+      add(dtype, 5, 1, axis(6, kernel, 1, 1, pad, pad), axis(16, kernel, 1, 1, pad, pad));
+      add(dtype, 2, 1, axis(9, kernel, 1, 1, 0, pad), axis(31, kernel, 1, 1, kernel - 1, 0));
+      add(dtype, 2, 2, axis(5, kernel, 1, 1, pad, pad), axis(151, kernel, 1, 1, pad, pad));
+      add(dtype, 3, 1, axis(9, kernel, 2, 1, pad, pad), axis(37, kernel, 2, 1, pad, pad));
+    }
+    // Bands of rows read in place: dilation, even filters, one row.
+    add(Dtype::kFloat32, 3, 1, axis(21, 3, 1, 2, 2, 2), axis(37, 3, 1, 3, 3, 3));
+    add(Dtype::kFloat16, 2, 2, axis(13, 4, 2, 1, 1, 2), axis(50, 2, 1, 1, 1, 0));
+    add(Dtype::kBFloat16, 3, 1, one, axis(90, 4, 1, 1, 3, 0));
+    add(Dtype::kFloat64, 3, 1, axis(9, 3, 1, 1, 1, 1), axis(40, 3, 1, 1, 1, 1));
+    for (size_t i = 0, filled = cases.size(); i < filled; ++i) {
+      if (cases[i].axis[2].stride > 1 || cases[i].multiplier > 1) continue;
+      cases.push_back(cases[i]);
+      cases.back().wide_in = true;
+      cases.back().dw = cases.back().db = false;
+    }
     // Many channels; filters larger than the image; dilation and stride beyond both.
     add(Dtype::kFloat32, 300, 1, axis(7, 7, 1, 1, 3, 3), axis(7, 7, 1, 1, 3, 3));
     add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));

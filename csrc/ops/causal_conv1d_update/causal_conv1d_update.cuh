@@ -43,12 +43,18 @@ __device__ __forceinline__ A activate(A v, Activation activation) {
   }
 }
 
+inline __host__ __device__ unsigned blocks_per_sample(const Params& p) {
+  return static_cast<unsigned>(ceil_div(p.channels, kThreads));
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
   using A = Accum<T>;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= p.batch * p.channels) return;
-  const int64_t b = i / p.channels, c = i - b * p.channels;
+  // Whole blocks for each sample: a division of 32 bits, and no call, which would spill.
+  const unsigned blocks = blocks_per_sample(p);
+  const int64_t b = blockIdx.x / blocks;
+  const int64_t c = static_cast<int64_t>(blockIdx.x % blocks) * kThreads + threadIdx.x;
+  if (c >= p.channels) return;
   const auto place = [&](const Strides& s) { return b * s.batch + c * s.channel; };
   const T* x = static_cast<const T*>(p.x) + place(p.x_strides);
   T* state = static_cast<T*>(p.state) + place(p.state_strides);
@@ -76,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
 
 template <class T>
 cudaError_t launch_typed(const Params& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.batch * p.channels, kThreads)));
+  const dim3 grid(static_cast<unsigned>(p.batch) * blocks_per_sample(p));
   return FASTCONV_LAUNCH(update_kernel<T>, grid, dim3(kThreads), 0, stream, p);
 }
 

@@ -13,8 +13,8 @@ namespace fastconv::rearrange::FASTCONV_ISA {
 // the one before.
 template <int kBytes, int E, int P, bool kFull>
 struct Interleave {
-  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
-                  int64_t left) {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                            int64_t end, int64_t left) {
     constexpr int64_t kLanes = kBytes / E;
     const char* row[P];
     for (int64_t i = 0; i < P; ++i) row[i] = in + p.rows.offset(min_of(i, p.rows.size - 1));
@@ -61,7 +61,8 @@ struct Interleave {
 // One row of the input becomes the rows of the output: out_j[i] = in[i * J + j].
 template <int kBytes, int E, int P, bool kFull>
 struct Deinterleave {
-  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                            int64_t end, int64_t) {
     constexpr int64_t kLanes = kBytes / E;
     const int64_t columns = kFull ? P : p.columns.size;
     char* row[P];

@@ -63,8 +63,8 @@ FASTCONV_REARRANGE_INLINE void copy_vectors(char* out, const char* in, int64_t n
 }
 
 struct Runs {
-  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
-                  int64_t left) {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                            int64_t end, int64_t left) {
     const int64_t n = end - begin;
     if (n < kVector && left * n >= kVector - n && in + kVector <= p.in_end) {
       store16(out, load16(in));

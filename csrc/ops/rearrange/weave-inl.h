@@ -88,8 +88,8 @@ struct Blocks {
 // out[j * I + i] = row_i[j]: every column is stored over the useless end of the one before.
 template <int kBlocks, int E>
 struct Weave {
-  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end,
-                  int64_t left) {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                            int64_t end, int64_t left) {
     using Column = Blocks<kBlocks>;
     constexpr int kLanes = kVector / E;
     const int64_t rows = p.rows.size, line = rows * E;
@@ -118,7 +118,8 @@ struct Weave {
 // out_j[i] = in[i * J + j].
 template <int kBlocks, int E>
 struct Unweave {
-  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin, int64_t end, int64_t) {
+  static FASTCONV_REARRANGE_INLINE void run(const Plan& p, const char* in, char* out, int64_t begin,
+                                            int64_t end, int64_t) {
     using Column = Blocks<kBlocks>;
     constexpr int kLanes = kVector / E;
     const int64_t columns = p.columns.size, line = columns * E;
@@ -155,14 +156,14 @@ template <template <int, int> class Kernel, int E>
 bool weave(const Plan& p, int64_t few, int64_t length, int64_t begin, int64_t end) {
   const int64_t blocks = ceil_div(few * E, kVector);
   if (blocks <= 2) {
-    for_each_position<Kernel<2, E>>(p, length, begin, end);
+    for_each_position<Kernel<2, E> >(p, length, begin, end);
     return true;
   }
 #if FASTCONV_LEVEL >= 2
   if (blocks == 3) {
-    for_each_position<Kernel<3, E>>(p, length, begin, end);
+    for_each_position<Kernel<3, E> >(p, length, begin, end);
   } else {
-    for_each_position<Kernel<4, E>>(p, length, begin, end);
+    for_each_position<Kernel<4, E> >(p, length, begin, end);
   }
   return true;
 #else

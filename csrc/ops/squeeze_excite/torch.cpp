@@ -87,7 +87,7 @@ Tensor pool(const Tensor& input) {
 
 Tensor pool_backward(const Tensor& grad_output, SymIntArrayRef input_size, bool channels_last) {
   check_input(kPoolBackward, grad_output);
-  TORCH_CHECK(input_size.size() == grad_output.sizes().size() &&
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() &&
                   grad_output.sym_sizes() == SymIntArrayRef(pooled_sizes(input_size)),
               kPoolBackward, ": expected grad_output of size (N, C, 1, ...), as the input was of ",
               input_size, ", but got grad_output of size ", grad_output.sym_sizes());
