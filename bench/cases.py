@@ -16,7 +16,7 @@ from case import OPS as OPS
 from case import PASSES as PASSES
 from case import SUITES as SUITES
 from case import Case as Case
-from sizes import huge_sizes, large_sizes, quick_sizes, tiny_sizes
+from sizes import block_sizes, huge_sizes, large_sizes, quick_sizes, tiny_sizes
 
 SHAPES = Path(__file__).with_name("shapes.json")
 
@@ -40,7 +40,7 @@ def _quick(device: str) -> list[Case]:
             case,
             compile=case.family in compiled
             and case.layout == "contiguous"
-            and not (case.is_block or case.op == "depthwise_conv_transpose2d")
+            and case.op != "depthwise_conv_transpose2d"
             and (case.mode == "forward" or case.is_conv),
         )
         for case in cases
@@ -49,8 +49,7 @@ def _quick(device: str) -> list[Case]:
     halves = [
         case
         for case in sizes
-        if (device == "cuda" or case.family == "mobilenet" or "pool2d" in case.op)
-        and not case.is_block
+        if device == "cuda" or case.family == "mobilenet" or "pool2d" in case.op
     ]
     for case in _expand(halves, ["bfloat16", "float16"], LAYOUTS, ["forward", "both"]):
         cases.append(replace(case, compile=False))
@@ -106,7 +105,7 @@ def cases_of(
     if suite == "quick":
         sizes = quick_sizes(device)
     elif suite == "models":
-        sizes = model_sizes(batches)
+        sizes = [*model_sizes(batches), *block_sizes(batches)]
     elif suite == "large":
         sizes = large_sizes()
     elif suite == "tiny":

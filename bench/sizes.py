@@ -60,10 +60,20 @@ def quick_sizes(device: str) -> list[Case]:
         _plain("global_avg_pool2d", "efficientnet", (n, 240, 28, 28)),
         _plain("global_avg_pool2d", "efficientnet", (n, 1280, 7, 7)),
         _plain("sigmoid_gate", "efficientnet", (n, 240, 28, 28)),
-        _plain("convnext_block", "convnext", (max(1, n // 2), 192, 28, 28)),
-        _plain("mobilenetv2_block", "mobilenet", (n, 32, 28, 28), oup=32, stride=1,
-               expand_ratio=6),
-        _plain("se_block", "efficientnet", (n, 240, 28, 28), squeeze_channels=10),
+    ]  # fmt: skip
+
+
+def block_sizes(batches: Sequence[int]) -> list[Case]:
+    """Blocks of real models, most of whose time is in layers that are PyTorch's own."""
+    return [
+        block
+        for n in batches
+        for block in (
+            _plain("convnext_block", "convnext", (n, 192, 28, 28)),
+            _plain("mobilenetv2_block", "mobilenet", (n, 32, 28, 28), oup=32, stride=1,
+                   expand_ratio=6),
+            _plain("se_block", "efficientnet", (n, 240, 28, 28), squeeze_channels=10),
+        )
     ]  # fmt: skip
 
 

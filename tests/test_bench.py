@@ -108,8 +108,12 @@ def test_suites_are_well_formed(suite, device):
         assert case.mode in cases.PASSES
         assert len(case.kernel) == (len(case.shape) - 2 if case.is_conv else 0)
         assert cases.Case.from_json(json.loads(json.dumps(case.to_json()))) == case
+    blocks = {op for op in cases.OPS if op.endswith("_block")}
     for key, wanted in {
-        "op": set(cases.OPS) if suite != "models" else {"depthwise_conv2d", "pixel_shuffle"},
+        "op": {
+            "quick": set(cases.OPS) - blocks,
+            "models": {"depthwise_conv2d", "pixel_shuffle"} | blocks,
+        }.get(suite, set(cases.OPS)),
         "layout": set(cases.LAYOUTS),
         "mode": {"both"} if suite == "tiny" else {"forward", "both"},
     }.items():
@@ -135,7 +139,6 @@ def test_choices_replace_the_suites_own():
     assert {(c.dtype, c.layout, c.mode) for c in table} == {
         ("float64", "channels_last", "backward")
     }
-    # Blocks are measured in float32.
     assert {case.op for case in table} == {op for op in cases.OPS if not op.endswith("_block")}
     args = run.parse(["--op", "depthwise_conv", "--filter", "7x7"])
     chosen = run.choose(args, "cpu")
