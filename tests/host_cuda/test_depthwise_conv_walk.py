@@ -294,7 +294,6 @@ PICKS = [
     ((30, 30), 1, 10, 5, 1, "walk_scalar", "walk_channels"),
     ((32, 32), 1, 7, 7, 1, "walk_columns4", "walk_scalar"),
     ((32, 32), 1, 8, 4, 1, "scalar_window4", "pack_window4"),
-    ((32, 32), 1, 8, 9, 1, "scalar_window3", "pack_window3"),
     ((32, 32), 1, 8, 3, 3, "scalar_any", "pack_any"),
 ]
 
