@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Ranges of a vector's lanes, and shifts across all of them; re-included per ISA level.
+// Ranges of a wide vector's lanes, and shifts across all of them; re-included per ISA level.
 #pragma once
 
 #include "common/simd-inl.h"
@@ -21,31 +21,20 @@ struct CountUp<0, I...> {
 template <int N>
 using Count = typename CountUp<N>::type;
 
-// Lanes [first, last) of a vector, 0 <= first <= last <= lanes, for loads that touch no others.
+#if FASTCONV_LEVEL >= 2
+
+// Lanes [first, last) of a vector, 0 <= first <= last <= lanes, for accesses that touch no others.
 template <class A>
 struct LaneRange {
-  int first, last;
-#if FASTCONV_LEVEL >= 2
   uint32_t mask;
-#elif FASTCONV_LEVEL == 1
-  __m256i mask;
-#endif
+  bool empty() const { return mask == 0; }
 };
 template <class A>
 FASTCONV_INLINE LaneRange<A> lane_range(int first, int last) {
-#if FASTCONV_LEVEL >= 2
-  return {first, last, (1u << last) - (1u << first)};
-#elif FASTCONV_LEVEL == 1
-  constexpr int kParts = sizeof(A) / 4;
-  return {first, last,
-          _mm256_andnot_si256(lane_mask32(kParts * first), lane_mask32(kParts * last))};
-#else
-  return {first, last};
-#endif
+  return {(1u << last) - (1u << first)};
 }
 template <class T>
 FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, const LaneRange<Accum<T>>& r) {
-#if FASTCONV_LEVEL >= 2
   if constexpr (sizeof(T) == 8) {
     return (VecF64)_mm512_maskz_loadu_pd(static_cast<__mmask8>(r.mask), p);
   } else if constexpr (sizeof(T) == 4) {
@@ -53,16 +42,7 @@ FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, const LaneRange<Accum<T>>& 
   } else {
     return widen(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(r.mask), p), T{});
   }
-#elif FASTCONV_LEVEL == 1
-  if constexpr (sizeof(T) == 8) return (VecF64)_mm256_maskload_pd(p, r.mask);
-  if constexpr (sizeof(T) == 4) return (VecF32)_mm256_maskload_ps(p, r.mask);
-#endif
-  T lanes[kLanes<Accum<T>>] = {};
-  for (int i = r.first; i < r.last; ++i) lanes[i] = p[i];
-  return load(lanes);
 }
-
-#if FASTCONV_LEVEL >= 2
 template <class T>
 FASTCONV_INLINE void store_range(T* p, VecF32 v, const LaneRange<float>& r) {
   if constexpr (sizeof(T) == 4) {
@@ -82,6 +62,7 @@ FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
   if constexpr (Shift == 0) return low;
   return (VecF32)_mm512_alignr_epi32((__m512i)high, (__m512i)low, Shift);
 }
+
 #endif
 
 }  // namespace fastconv::FASTCONV_ISA

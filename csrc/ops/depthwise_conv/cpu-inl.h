@@ -45,8 +45,10 @@ int64_t correlation_scratch(const Correlation& p) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
+#if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
     if (p.engine == Engine::kRolling) return RollingScratch<T>().carve(p, nullptr);
+#endif
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
   });
 }
@@ -56,10 +58,12 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
+#if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_tasks<T>(p, begin, end, scratch);
     }
+#endif
     rows_tasks<T>(p, begin, end, scratch);
   });
 }
@@ -79,9 +83,11 @@ void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) 
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_weight_tasks<T>(p, begin, end, scratch);
+#if FASTCONV_LEVEL >= 2
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_weight_tasks<T>(p, begin, end, scratch);
     }
+#endif
     rows_weight_tasks<T>(p, begin, end, scratch);
   });
 }

@@ -9,8 +9,8 @@
 // output row that needs it: 8 rows of a 3x3 filter take 30 loads and 9 broadcasts for 72 FMAs.
 // Loads are misaligned, one a cycle; FMAs are two: the two come out even.
 //
-// Rows outside the image are a row of zeros; columns outside are masked off in the tiles at the
-// edge.
+// For levels with wide vectors.  Rows outside the image are a row of zeros; columns outside are
+// masked off in the tiles at the edge.
 #pragma once
 
 #include "common/lanes-inl.h"
@@ -19,6 +19,8 @@
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;
+
+#if FASTCONV_LEVEL >= 2
 
 // Filter rows whose input rows neighbouring output rows of a tile share: output row r meets tap m
 // in row[r + m].
@@ -57,7 +59,7 @@ struct DirectBand {
   int64_t y_row_stride;
 };
 
-// Filter rows that a tile takes at once: with its sums they fit 16 registers.
+// Filter rows that a tile takes at once.
 constexpr int kChunk = 4;
 
 // The columns of the image among the lanes that start at `column`.
@@ -82,7 +84,7 @@ FASTCONV_INLINE void direct_taps(const T* const* row, const Accum<T>* weight, in
   LaneRange<A> inside;
   if constexpr (Edge) {
     inside = columns_inside<A>(column, width);
-    if (inside.first == inside.last) return;
+    if (inside.empty()) return;
   }
   V w[Chunk];
 #pragma GCC unroll 8
@@ -215,5 +217,7 @@ void direct_columns(const DirectBand<T>& t, int64_t x0, int64_t x1) {
   }
   for (; x < x1; x += kV) direct_tile<Rows, 1, true>(t, x, x1 - x);
 }
+
+#endif
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

@@ -15,6 +15,8 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
+#if FASTCONV_LEVEL >= 2
+
 // One set of DirectRows, for whatever channel.
 struct DirectSet {
   int64_t row;   // element offset of its first input row from the channel's first plane
@@ -256,5 +258,7 @@ void direct_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratc
   DirectTask<T> worker(p, scratch);
   for (int64_t i = begin; i < end; ++i) worker.run(p.task(i));
 }
+
+#endif
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

@@ -15,16 +15,16 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-// Offsets of an input plane, and of the filter plane that meets it.
-struct RollingPlane {
-  int64_t x, weight;
-};
-
 // Shifts of lanes come with the wide levels.
 template <class T>
 constexpr bool kRolls = FASTCONV_LEVEL >= 2 && sizeof(Accum<T>) == 4;
 
 #if FASTCONV_LEVEL >= 2
+
+// Offsets of an input plane, and of the filter plane that meets it.
+struct RollingPlane {
+  int64_t x, weight;
+};
 
 template <class T>
 struct RollingStrip {
@@ -42,7 +42,8 @@ struct RollingStrip {
   int64_t ahead, y_ahead;                        // elements by which to prefetch, or none
 };
 
-// How far a strip prefetches: the hardware does not follow strides of a row.
+// How far a strip prefetches: to its place in the next plane, or this far down a higher one.  The
+// hardware does not follow strides of a row.
 constexpr int64_t kRowsAhead = 256;
 inline int64_t elements_ahead(bool prefetch, int64_t row, int64_t rows) {
   return prefetch ? row * min_of(kRowsAhead, rows) : 0;

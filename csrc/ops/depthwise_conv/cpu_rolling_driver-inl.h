@@ -8,6 +8,8 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
+#if FASTCONV_LEVEL >= 2
+
 template <class T>
 struct RollingScratch {
   RollingPlane* planes;
@@ -20,8 +22,6 @@ struct RollingScratch {
     return bytes + 2 * p.taps * int64_t{sizeof(float)};
   }
 };
-
-#if FASTCONV_LEVEL >= 2
 
 template <class T>
 class RollingTask {

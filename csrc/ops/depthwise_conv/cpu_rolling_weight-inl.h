@@ -117,48 +117,35 @@ void rolling_gradient(const RollingGradient<T>& gradient, float* sums, int64_t s
   }
 }
 
-template <int Taps, int Step, class T>
-void gradient_columns(const RollingGradient<T>& t, int64_t rows, float* sums, int64_t sums_row) {
-  switch (rows) {
-    case 1:
-      return rolling_gradient<Taps, Step, 1>(t, sums, sums_row);
-    case 2:
-      return rolling_gradient<Taps, Step, 2>(t, sums, sums_row);
-    default:
-      return rolling_gradient<Taps, Step, 3>(t, sums, sums_row);
+// Adds all taps of a K x K filter plane to sums, [kh][kw][lane], so many rows at a time that their
+// sums and the shifts of x fit the registers: 5 rows are 3 and 2, 7 are 3, 2 and 2.
+template <int K, int Step, class T>
+void gradient_taps(RollingGradient<T> t, float* sums) {
+  constexpr int kRow = K * kLanes<float>;
+  if constexpr (Step == 1 || K == 3) {
+    rolling_gradient<K, Step, 3>(t, sums, kRow);
+    t.pad_rows -= 3;
+    sums += 3 * kRow;
+    for (int h = 3; h < K; h += 2, t.pad_rows -= 2, sums += 2 * kRow) {
+      rolling_gradient<K, Step, 2>(t, sums, kRow);
+    }
+  } else {  // runs start at even rows
+    for (int h = 0; h < K - 3; h += 2, t.pad_rows -= 2, sums += 2 * kRow) {
+      rolling_gradient<K, Step, 2>(t, sums, kRow);
+    }
+    rolling_gradient<K, Step, 3>(t, sums, kRow);
   }
 }
 
-// Adds all taps of a filter plane to sums, [kh][kw][lane], so many at a time that their sums and
-// the shifts of x fit the registers.
 template <int Step, class T>
-void gradient_taps(RollingGradient<T> t, int64_t rows, int64_t columns, float* sums) {
-  constexpr int kV = kLanes<float>;
-  const int64_t pad = t.pad, sums_row = columns * kV;
-  for (int64_t h = 0; h < rows;) {
-    // 4 rows are 2 and 2; at step 2 all but the last run are even.
-    const int64_t left = rows - h;
-    const int64_t n = left <= 3 ? left : Step == 2 || left == 4 ? 2 : 3;
-    for (int64_t k = 0; k < columns;) {
-      const int64_t wide = columns - k;
-      t.pad = pad - k;
-      float* out = sums + h * sums_row + k * kV;
-      if (wide >= 7) {
-        gradient_columns<7, Step>(t, n, out, sums_row);
-        k += 7;
-      } else if (wide >= 5) {
-        gradient_columns<5, Step>(t, n, out, sums_row);
-        k += 5;
-      } else if (wide >= 3) {
-        gradient_columns<3, Step>(t, n, out, sums_row);
-        k += 3;
-      } else {
-        gradient_columns<1, Step>(t, n, out, sums_row);
-        k += 1;
-      }
-    }
-    t.pad_rows -= n;
-    h += n;
+void gradient_plane(const RollingGradient<T>& t, int64_t kernel, float* sums) {
+  switch (kernel) {
+    case 3:
+      return gradient_taps<3, Step>(t, sums);
+    case 5:
+      return gradient_taps<5, Step>(t, sums);
+    default:
+      return gradient_taps<7, Step>(t, sums);
   }
 }
 
@@ -230,9 +217,9 @@ void rolling_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void*
           t.x = x + z * p.x_strides.sp[0];
           float* out = sums + d * plane_taps * kV;
           if (p.axis[2].stride == 2) {
-            gradient_taps<2>(t, p.axis[1].kernel, p.axis[2].kernel, out);
+            gradient_plane<2>(t, p.axis[2].kernel, out);
           } else {
-            gradient_taps<1>(t, p.axis[1].kernel, p.axis[2].kernel, out);
+            gradient_plane<1>(t, p.axis[2].kernel, out);
           }
         }
         if (p.db != nullptr) rolling_bias(t, sums + p.taps() * kV);
