@@ -70,7 +70,8 @@ class Ncnn(nn.Module):
             kind, name, takes, gives, *rest = line.split()
             inputs, rest = rest[: int(takes)], rest[int(takes) :]
             outputs = rest[: int(gives)]
-            options = {int(k): v for k, _, v in (word.partition("=") for word in rest[int(gives) :])}
+            pairs = (word.split("=") for word in rest[int(gives) :])
+            options = {int(key): value for key, value in pairs}
             layer = self._layer(kind, options)
             if layer is not None:
                 self.layers[name] = layer
@@ -83,8 +84,8 @@ class Ncnn(nn.Module):
         """The next numbers of the weights file; a flag tells how they are stored."""
         half = flag and self._words(1, "<u4")[0] == FLOAT16
         # What is stored in less than 32 bits is filled up to a multiple of them.
-        values = self._words(count + count % 2, "<f2")[:count] if half else self._words(count, "<f4")
-        return nn.Parameter(torch.from_numpy(values.astype(np.float32)), requires_grad=False)
+        found = self._words(count + count % 2, "<f2")[:count] if half else self._words(count, "<f4")
+        return nn.Parameter(torch.from_numpy(found.astype(np.float32)), requires_grad=False)
 
     def _words(self, count: int, kind: str) -> np.ndarray:
         found = np.frombuffer(self._data, kind, count, self._at)
