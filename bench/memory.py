@@ -105,7 +105,7 @@ def measure(cases: Iterable[Any]) -> Iterable[tuple[Any, Extra]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from cases import DTYPES, OPS, SUITES, cases_of, tensor_bytes
+    from cases import DTYPES, OPS, PASSES, SUITES, cases_of, tensor_bytes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -114,11 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--suite", choices=SUITES, default="quick", help="which sizes (default: quick)")
     add("--op", nargs="+", default=[], choices=(*OPS, "depthwise_conv"), metavar="OP")
     add("--dtype", nargs="+", default=[], choices=DTYPES, metavar="DTYPE")
+    add("--pass", nargs="+", default=["forward", "backward"], choices=PASSES, metavar="PASS")
     add("--at-most", type=float, default=64.0, help="MiB of the largest inputs (64)")
     args = parser.parse_args(argv)
     cases = [
         case
-        for case in cases_of(args.suite, "cpu", args.dtype)
+        for case in cases_of(args.suite, "cpu", args.dtype, [], getattr(args, "pass"))
         if (not args.op or case.op.startswith(tuple(args.op)))
         and not case.is_block
         and tensor_bytes(case) < args.at_most * 2**20

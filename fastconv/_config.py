@@ -26,7 +26,7 @@ else:
 
 @dataclass(frozen=True)
 class Config:
-    """The facts that :func:`config` reports.
+    """The facts that :func:`fastconv.config` reports.
 
     Attributes:
         version: Version of fastconv.

@@ -199,8 +199,8 @@ def convert_(
             about by its first.
 
     Returns:
-        A report: what was swapped, what was fastconv's already, and what was left alone and why.
-        ``print(report)`` shows it as a table.
+        What was swapped, what was fastconv's already, and what was left alone and why, as a
+        :class:`~fastconv.convert.ConversionReport`; ``print(report)`` shows a table.
 
     Raises:
         TypeError: `model` is not a module, or `filter_fn` is not callable.

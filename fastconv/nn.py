@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: fastconv contributors
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers: one for each function of :mod:`fastconv.functional`.
+"""Layers: one for each function of :mod:`fastconv`.
 
 The convolutions and shuffles subclass their :mod:`torch.nn` counterparts: same constructor, same
 ``state_dict``, same initialisation.

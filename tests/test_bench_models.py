@@ -60,7 +60,8 @@ def test_there_are_networks_of_every_kind():
     missing = {name for name, network in networks.NETWORKS.items() if network.missing}
     assert len(notes) == len(missing)
     assert {case.network for case in cases} == set(networks.NETWORKS) - missing
-    assert {(c.mode, c.batch) for c in cases} == {(m, n) for m in model_results.MODES for n in (1, 8, 32)}
+    wanted = {(mode, batch) for mode in model_results.MODES for batch in (1, 8, 32)}
+    assert {(case.mode, case.batch) for case in cases} == wanted
     quick, _ = models.choose(models.parse(["--quick"]))
     assert {case.network for case in quick} <= set(networks.QUICK)
 
