@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: fastconv contributors
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sphinx's settings: `pip install ".[docs]"`, then `sphinx-build -W --keep-going docs build/docs`."""
+"""Sphinx's settings: `pip install ".[docs]" && sphinx-build -W --keep-going docs build/docs`."""
 
 import posixpath
 import re

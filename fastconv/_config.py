@@ -56,6 +56,9 @@ class Config:
 def config() -> Config:
     """Reports versions, CPU levels, CUDA architectures and why CUDA kernels are missing.
 
+    Returns:
+        A :class:`~fastconv._config.Config`; ``python -m fastconv`` prints it.
+
     Example:
         >>> import fastconv
         >>> fastconv.config().version

@@ -192,8 +192,8 @@ def convert_(
     not.
 
     Args:
-        model: A module, of any shape of input; wrappers such as ``DistributedDataParallel`` and
-            compiled models too.
+        model: A module, of any shape of input and any dtype; wrappers such as
+            ``DistributedDataParallel`` and compiled models too.
         filter_fn: Called with the name and the module of each layer that could be swapped; those
             for which it returns False are left alone.  A module that has several names is asked
             about by its first.
