@@ -22,6 +22,8 @@ TITLES = {"infer": "inference", "train": "training step"}
 LAYOUTS = ("contiguous", "channels_last")
 COMPILED = "torch.compile"
 HOW = ("converted", "fused")
+# Below this, a network counts as slower than native: times of one run spread by as much.
+LOST = 0.98
 
 
 def contender_name(how: str, layout: str) -> str:
@@ -143,7 +145,7 @@ def memory_range(rows: Sequence[ModelRow], how: str) -> str:
     return f"{min(shares):.2f} to {max(shares):.2f}" if shares else "-"
 
 
-def slower(rows: Sequence[ModelRow], below: float = 1.0) -> list[str]:
+def slower(rows: Sequence[ModelRow], below: float) -> list[str]:
     """Cases in which a conversion lost time."""
     return [
         f"{row.case.name}, {contender_name(how, layout)}: {row.speed(how, layout):.2f}"
@@ -168,7 +170,7 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
             )
             parts.append(speeds(rows, how))
             parts.append(f"Peak memory, native = 1 in the same layout: {memory_range(rows, how)}")
-    lost = slower(rows)
+    lost = slower(rows, LOST)
     if lost:
         parts.append("Slower than native:\n" + "\n".join(f"- {line}" for line in lost))
     failures = [
@@ -185,8 +187,8 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
 def claim(result: dict[str, Any], words: Sequence[str]) -> str:
     """What a document's block must hold.
 
-    `speeds HOW`, `mean HOW MODE`, `memory HOW`, `details`, `lost` or `device`; a statistic at the
-    end stands in for the median.
+    `speeds HOW`, `mean HOW MODE`, `count HOW` (of cases that lost time), `lost` (which), `memory
+    HOW`, `details` or `device`; a statistic at the end stands in for the median.
     """
     from report import device_line
 
@@ -196,11 +198,16 @@ def claim(result: dict[str, Any], words: Sequence[str]) -> str:
         return speeds(rows, words[1])
     if words[0] == "memory":
         return memory_range(rows, words[1])
+    if words[0] == "count":
+        ratios = [row.speed(words[1], layout) for row in rows for layout in LAYOUTS]
+        ratios = [ratio for ratio in ratios if not math.isnan(ratio)]
+        return f"{sum(ratio < LOST for ratio in ratios)} of {len(ratios)}"
     if words[0] == "mean":
         values = [r.speed(words[1], x) for r in rows if r.case.mode == words[2] for x in LAYOUTS]
         return _ratio(geomean(v for v in values if not math.isnan(v)))
     if words[0] == "lost":
-        return "\n".join(f"- {line}" for line in slower(rows)) or "None."
+        lines = [f"- {line}" for line in slower(rows, LOST)]
+        return "\n".join(lines) + ("\n" if len(lines) == 1 else "") or "None."
     return {"details": lambda: details(rows), "device": lambda: device_line(result)}[words[0]]()
 
 

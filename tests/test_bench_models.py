@@ -168,5 +168,6 @@ def test_speeds_are_against_native_in_the_same_layout():
     assert "2.00 / 0.50" in table and "geometric mean" in table
     assert report.claim(result, "mean converted infer") == "1.00"
     lost = report.claim(result, "lost")
-    assert lost == "- upscaler 1x16x16 inference, converted, channels_last: 0.50"
+    assert lost.strip() == "- upscaler 1x16x16 inference, converted, channels_last: 0.50"
+    assert report.claim(result, "count converted") == "1 of 2"
     assert report.claim(result, "memory converted") == "2.00 to 3.00"

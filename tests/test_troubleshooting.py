@@ -101,7 +101,8 @@ def test_entries_say_something():
 def test_messages_are_found():
     """The search has not lost its way: the well-known ones are there."""
     texts = " ".join(parameter.values[0] for parameter in MESSAGES)
-    for words in ("is too old", "was not found", "the major versions must be equal",
-                  "is not compiled for Python", "but the torch in use is", "FASTCONV_ISA"):  # fmt: skip
+    for words in ("is too old", "was not found", "the major versions must be equal"):
+        assert words in texts
+    for words in ("is not compiled for Python", "but the torch in use is", "FASTCONV_ISA"):
         assert words in texts
     assert len(MESSAGES) > 22
