@@ -46,6 +46,21 @@ def allocated() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
+def keep_freed_memory() -> bool:
+    """Tells glibc's malloc to keep what is freed for the next call; whether it did.
+
+    By default it gives tensors back to the kernel, or not, depending on the order of sizes, and
+    takes them again page by page: as much time as a network's convolutions, at random.
+    """
+    trim, top_pad, mmap_max = -1, -2, -4
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another libc
+        return False
+    settings = {mmap_max: 0, trim: 2**31 - 1, top_pad: 64 << 20}
+    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
 def bytes_of(result: Any) -> int:
     """Of the tensors in a result."""
     if isinstance(result, Tensor):

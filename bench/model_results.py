@@ -174,9 +174,9 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
     if lost:
         parts.append("Slower than native:\n" + "\n".join(f"- {line}" for line in lost))
     failures = [
-        f"{ModelCase(**row['case']).name}, {name}: {reason}"
+        f"{ModelCase(**row['case']).name}: {reason}"
         for row in result["rows"]
-        for name, reason in row["failed"].items()
+        for reason in dict.fromkeys(row["failed"].values())
     ]
     notes = [*result["notes"], *failures]
     if notes:

@@ -58,6 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--case-seconds", type=float, help="time for measuring one case")
     add("--compile-seconds", type=float, help="for torch.compile in all (90; --quick: 0)")
     add("--compile-batch", type=int, nargs="+", default=[8], help="batch sizes to compile (8)")
+    add("--plain-malloc", action="store_true", help="let malloc give memory back between layers")
     add("--time-limit", type=float, help="start no case after so many seconds")
     add("--list", action="store_true", help="print the cases and stop")
     add("--stat", choices=STATS, default="median", help="times to print and plot (median)")
@@ -238,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = usable_device(args.device)
     start = time.monotonic()
     machine = facts(device)
+    if device == "cpu" and not args.plain_malloc and memory.keep_freed_memory():
+        notes.append("malloc kept freed memory between layers and calls")
     compiler = Compiler(args.compile_seconds, args.compile_batch)
     rows: list[dict[str, Any]] = []
     models: tuple[str, Models] | None = None

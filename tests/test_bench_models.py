@@ -6,6 +6,7 @@
 import importlib.util
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +53,27 @@ def test_kept_memory_is_seen():
     found = memory.extra(call)
     assert 3 << 20 <= found.scratch < (3 << 20) + (1 << 17)
     assert found.tensors == 0
+
+
+def test_malloc_keeps_memory():
+    """In a process of its own: no page is taken anew once memory is there."""
+    code = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import memory, torch
+assert memory.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(1 << 24)
+before = faults()
+for _ in range(5):
+    torch.ones(1 << 24)  # 64 MiB: 16384 pages each time where it was given back
+print(faults() - before)
+"""
+    command = [sys.executable, "-c", code, str(ROOT / "bench")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
 
 
 def test_there_are_networks_of_every_kind():
