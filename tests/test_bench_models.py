@@ -61,19 +61,22 @@ def test_malloc_keeps_memory():
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 import memory, torch
-assert memory.keep_freed_memory()
+assert sys.argv[2] == "plain" or memory.keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(15):  # it takes a few until there is a hole that fits
     torch.ones(1 << 24)
 before = faults()
 for _ in range(5):
     torch.ones(1 << 24)  # 64 MiB: 16384 pages each time where it was given back
 print(faults() - before)
 """
-    command = [sys.executable, "-c", code, str(ROOT / "bench")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    found = {}
+    for how in ("plain", "kept"):
+        command = [sys.executable, "-c", code, str(ROOT / "bench"), how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[how] = int(done.stdout)
+    assert found["kept"] < 1000 < found["plain"]
 
 
 def test_there_are_networks_of_every_kind():
