@@ -296,5 +296,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
 TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_REGISTER(m, ); }
 TORCH_LIBRARY_IMPL(fastconv, CUDA, m) { FASTCONV_REGISTER(m, ); }
 TORCH_LIBRARY_IMPL(fastconv, Meta, m) { FASTCONV_REGISTER(m, _meta); }
+#undef FASTCONV_REGISTER
 
 }  // namespace fastconv::depth_max_pool

@@ -180,5 +180,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
 TORCH_LIBRARY_IMPL(fastconv, Meta, m) { FASTCONV_REGISTER(m); }
 TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_REGISTER(m); }
 TORCH_LIBRARY_IMPL(fastconv, CUDA, m) { FASTCONV_REGISTER(m); }
+#undef FASTCONV_REGISTER
 
 }  // namespace fastconv::squeeze_excite
