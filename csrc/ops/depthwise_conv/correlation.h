@@ -99,6 +99,7 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
   bool prefetch;  // tensors far larger than a core's own caches
+  bool narrow;    // a window's tasks have few columns and all channels
   bool window;    // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one

@@ -179,7 +179,13 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.x0 = task.x0;
   t.x1 = task.x1;
   t.finite = s.finite;
-  t.prefetch = p.prefetch;
+  t.ahead = t.y_ahead = 0;
+  if (p.narrow) {
+    t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
+  } else if (p.prefetch) {
+    t.ahead = kColumnsAhead * width.step * t.column_stride;
+    t.y_ahead = kColumnsAhead * t.y_column_stride;
+  }
   for (int64_t z = task.z0; z < task.z1; ++z) {
     const TapRun run = depth.taps(z % depth.phases);
     const int64_t tz = z / depth.phases;

@@ -12,6 +12,10 @@ constexpr int64_t kTasks = 32;               // enough to balance the threads of
 constexpr int64_t kRowsBytes = 96 << 10;     // staged rows of one task: within any L2
 constexpr int64_t kBlockBytes = 192 << 10;   // input rows that neighbouring output rows share
 constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
+// Large tensors of long pixels: a task that took few channels of many columns would touch a part of
+// each page, and pages come back from memory for every other part.  (1x510x256x256, 3x3: 76 to 48 ms,
+// most of it page faults.)
+constexpr int64_t kLongPixel = 1000, kNarrow = 16;
 constexpr int64_t kSumsBytes = 32 << 10;     // weight gradient sums of one task: L1
 constexpr int64_t kStripBytes = 320 << 10;   // a transposed strip and its result: L2
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
@@ -105,7 +109,9 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
 void cut_for_window(Correlation& c) {
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
-  c.column_chunk = even_split(width.out, kColumns, 1);
+  c.narrow = c.prefetch && width.step * width.phases == 1 &&
+             c.out_channels * element_size(c.dtype) >= kLongPixel;
+  c.column_chunk = even_split(width.out, c.narrow ? kNarrow : kColumns, 1);
   const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
   int64_t rows = 28;
   while (rows > 7 && images * ceil_div(height.out, rows) < kTasks) rows /= 2;
@@ -146,7 +152,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.plane_chunk = 1;
-  c.window = false;
+  c.window = c.narrow = false;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const bool dense = x.sp[2] == 1 || width.in == 1;
