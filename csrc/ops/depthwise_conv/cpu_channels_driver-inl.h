@@ -191,11 +191,13 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
     const int64_t tz = z / depth.phases;
     const auto [first, last] = depth.valid(run, tz);
     t.plane_count = 0;
+    t.newest_plane = 0;
     for (int64_t d = first; d < last; ++d) {
       const int64_t tap = run.tap + d * run.tap_step;
-      s.planes[t.plane_count++] = {
-          (tz * depth.step + run.offset + d * run.offset_step) * p.x_strides.sp[0],
-          (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
+      const int64_t plane = tz * depth.step + run.offset + d * run.offset_step;
+      s.planes[t.plane_count++] = {plane * p.x_strides.sp[0],
+                                   (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
+      t.newest_plane = max_of(t.newest_plane, plane * p.x_strides.sp[0]);
     }
     t.y = y + task.c0 + z * p.y_strides.sp[0];
     const bool flat = depth.kernel == 1 && t.plane_count == 1;

@@ -125,6 +125,32 @@ void cut_for_window(Correlation& c) {
   c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
+// A filter with planes at stride 2 reads every input plane several times and uses each vector little:
+// a task goes through many output planes of a tile so small that the input planes which two of them
+// share stay in L2.  (1x54x16x112x112, 3x3x3, stride 1, 2, 2: 4.4 to 2.9 ms.)
+void cut_for_planes(Correlation& c) {
+  constexpr int64_t kChannels = 64, kBand = 7;
+  const CorrelationAxis& depth = c.axis[0];
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.narrow = c.prefetch;
+  c.row_chunk = max_of(1, height.out);
+  c.column_chunk = max_of(1, width.out);
+  const auto bytes = [&] {  // of a channel
+    return depth.kernel * clipped_reads(height, c.row_chunk) *
+           clipped_reads(width, c.column_chunk) * element_size(c.dtype);
+  };
+  const int64_t fitting = kWindowBytes / min_of(c.out_channels, kChannels);
+  if (bytes() > fitting) c.column_chunk = even_split(width.out, kNarrow, 1);
+  if (bytes() > fitting) c.row_chunk = even_split(height.out, kBand, 1);
+  const int64_t whole = c.out_channels / kLanes * kLanes;
+  const int64_t channels = kWindowBytes / max_of(1, bytes()) / kLanes * kLanes;
+  c.channel_block = even_split(whole, channels, kLanes);
+  const int64_t tasks = c.channel_blocks() * c.batch * c.row_chunks() * c.column_chunks();
+  const int64_t planes = ceil_div(max_of(1, depth.out) * max_of(1, tasks), kTasks);
+  c.plane_chunk = even_split(depth.out, min_of(planes, max_of(1, depth.out)), 1);
+}
+
 void cut_in_place(Correlation& c) {
   const int64_t planes = c.batch * c.axis[0].out;
   // Whole planes, several channels to a task, or pieces of planes where there are few.
@@ -164,7 +190,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (c.window) cut_for_window(c);
+    if (c.window) (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
   } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c)) {
     c.engine = Engine::kRolling;
     c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;

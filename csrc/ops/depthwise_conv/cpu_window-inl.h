@@ -42,6 +42,7 @@ struct SlidingWindow {
   Vec<Accum<T>> bias;
   bool finite;  // all weights
   int64_t ahead, y_ahead;  // elements by which to prefetch, or none
+  int64_t newest_plane;    // the others have been read for the output plane before
 };
 
 // The vectors of a block of channels, one after the other down the same band: neighbouring vectors
@@ -187,7 +188,7 @@ FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& 
   }
   const int64_t o = g - S::kSlots + 1;
   if (t.ahead != 0) {
-    const T* p = band + column * t.column_stride + t.ahead;
+    const T* p = band + t.newest_plane + column * t.column_stride + t.ahead;
 #pragma GCC unroll 32
     for (int i = 0; i < S::kInputRows; ++i) {
       __builtin_prefetch(p + i * t.row_stride);

@@ -45,7 +45,7 @@ void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
         window_block<WindowShape<Kernel, Step, Flat, 7>>(b, y);
       }
     }
-    for (; count >= 4 && y < end; y += 4) {
+    for (; count >= 4 && end - y > 1; y += 4) {
       window_block<WindowShape<Kernel, Step, Flat, 4>>(b, min_of(y, end - 4));
     }
   } else {
