@@ -59,7 +59,7 @@ void run_pass(Params& p, const Tensor& like) {
   prepare(p);
   allocate();
   const int64_t tasks = tasks_of(p), bytes = scratch_bytes(p);
-  const int64_t work = p.planes() * (p.pixels / 6 + 4) / tasks;
+  const int64_t work = p.planes() * (p.pixels / 4 + 4) / tasks;
   parallel_tasks(tasks, work, [&](int64_t begin, int64_t end) {
     kRun.get()(p, thread_scratch(bytes), begin, end);
   });
