@@ -159,6 +159,7 @@ struct Room {
 
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
     plan.prefetch = run.random.one_in(2);  // usually of large tensors only
+    plan.narrow = plan.prefetch && run.random.one_in(2);
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* scratch) {
@@ -250,6 +251,17 @@ struct Room {
     add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));
     add(Dtype::kFloat32, 17, 1, axis(40, 3, 16, 1, 0, 0), axis(600, 3, 16, 1, 0, 0));
     add(Dtype::kFloat16, 17, 3, axis(3, 3, 1, 40, 40, 40), axis(5, 3, 2, 17, 20, 20));
+    // Windows with few columns to a task: pixels a power of two apart, filters with planes.
+    for (const int64_t stride : {1, 2}) {
+      add(Dtype::kFloat32, 512, 1, axis(5, 3, stride, 1, 1, 1), axis(21, 3, stride, 1, 1, 1));
+    }
+    const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1),
+                           axis(61, 3, 2, 1, 1, 1)};
+    cases.push_back({{Dtype::kFloat32, true, false, 1, 68, 1, {planes[0], planes[1], planes[2]}},
+                     true,
+                     true,
+                     true,
+                     false});
     // Transposed: rows, because planes are too wide; filters smaller than the stride.
     for (const int64_t multiplier : {1, 3}) {
       add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));

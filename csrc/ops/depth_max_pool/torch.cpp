@@ -286,7 +286,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
       "bool channels_last, " +
       windows + "int tile=-1) -> Tensor");
 }
-
 #define FASTCONV_REGISTER(m, suffix)                                          \
   m.impl("depth_max_pool", TORCH_FN(pool##suffix));                           \
   m.impl("depth_max_pool_with_indices", TORCH_FN(pool_with_indices##suffix)); \

@@ -40,7 +40,7 @@ struct SlidingWindow {
   int64_t y_row_stride, y_column_stride;
   int64_t x0, x1;  // output columns
   Vec<Accum<T>> bias;
-  bool finite;  // all weights
+  bool finite;             // all weights
   int64_t ahead, y_ahead;  // elements by which to prefetch, or none
   int64_t newest_plane;    // the others have been read for the output plane before
 };
