@@ -28,7 +28,8 @@ inline bool any_tile_fits(const View& v, int tile) {
 inline int pick_any_tile(const View& v) {
   const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
   // Smaller filters are bound by memory, and single rows have kernels of their own.
-  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1) {
+  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1 &&
+      (v.problem.taps() > kLineTapsPreferred || pick_line(v) == kTileCount)) {
     // The band lies along rows of the filter, in the gradient of the weight along columns.  With
     // fewer than 5 taps of 32 the FMA units are as fast as the tensor cores.
     const Axis& band = v.pass == Pass::kBackwardWeight ? y : x;
@@ -36,6 +37,12 @@ inline int pick_any_tile(const View& v) {
     if (large_tile_fits(v, kTileCount)) return kTileCount;
   }
   return pick_tile(v);
+}
+
+// The tile that serves both gradients in one pass; -1 if none does.
+inline int pick_backward(const View& v) {
+  const int line = pick_line(v);
+  return line < kTileCount ? line : -1;
 }
 
 }  // namespace fastconv::depthwise_conv
