@@ -323,13 +323,14 @@ int backward_tile_cuda(const Backward& p, int tile) {
 }
 
 int64_t backward_workspace_bytes_cuda(const Backward& p, int tile) {
-  return line_workspace(view_of(p), tile);
+  const View v = view_of(p);
+  return tile_walks(tile) ? plan_walk_backward(v, tile).workspace : line_workspace(v, tile);
 }
 
 cudaError_t backward_cuda(const Backward& p, int tile, cudaStream_t stream) {
   const View v = view_of(p);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  return line_gradient(p, v, tile, stream);
+  return tile_walks(tile) ? walk_backward(p, v, tile, stream) : line_gradient(p, v, tile, stream);
 }
 
 }  // namespace fastconv::depthwise_conv

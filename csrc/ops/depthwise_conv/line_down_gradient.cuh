@@ -94,7 +94,7 @@ __device__ __forceinline__ void write_line_sums(const LineDownGradient& g, A (&v
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kLineThreads, V == 1 ? 5 : 3)
+__global__ void __launch_bounds__(kLineThreads, V > 1 ? 3 : sizeof(T) == 8 ? 4 : 5)
     line_down_gradient_kernel(const LineDownGradient g) {
   using A = Accum<T>;
   using Weights = LineWeights<A, V>;

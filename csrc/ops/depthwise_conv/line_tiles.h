@@ -68,11 +68,6 @@ struct Lines {
 
 namespace internal {
 
-// No tap but one, and no other size.
-constexpr bool idle_axis(const Axis& a) {
-  return a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.in == a.out;
-}
-
 // Two axes as one, in every tensor.
 struct Merged {
   bool ok;
@@ -102,7 +97,7 @@ inline Lines lines_of(const View& v) {
   Lines lines{};
   lines.axis = -1;
   for (int i = 0; i < kSpatial; ++i) {
-    if (internal::idle_axis(p.axis[i])) continue;
+    if (idle_axis(p.axis[i])) continue;
     if (lines.axis >= 0) return lines;
     lines.axis = i;
   }

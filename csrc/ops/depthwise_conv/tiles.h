@@ -154,7 +154,7 @@ constexpr bool slides(const View& v, const Tile& tile) {
 inline bool tile_fits(const View& v, int tile) {
   if (tile < 0 || tile >= kTileCount) return false;
   const Tile& t = kTiles[tile];
-  if (v.pass == Pass::kBackward && !tile_lines(tile)) return false;
+  if (v.pass == Pass::kBackward && !tile_lines(tile) && !tile_walks(tile)) return false;
   if (t.wide) return true;
   if (needs_wide(v)) return false;
   if (tile_lines(tile)) return internal::line_fits(v, t.line);
@@ -190,7 +190,8 @@ inline int pick_walk(const View& v) {
     // Wide strips load less but leave fewer threads, which must be enough to fill a chip.
     const int64_t strips =
         ceil_div(p.axis[2].out, 8) * ceil_div(p.axis[1].out, 2 * p.axis[1].kernel);
-    if (kind == WalkKind::kColumns8 && p.batch * p.channels * strips < kWalkThreadsEnough) continue;
+    const int64_t planes = p.batch * p.axis[0].out * p.channels;
+    if (kind == WalkKind::kColumns8 && planes * strips < kWalkThreadsEnough) continue;
     for (int i = 0; i < kTileCount; ++i) {
       if (kTiles[i].walk == kind && tile_fits(v, i)) return i;
     }

@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const int thread_fast = threadIdx.x - thread_slot * g.block_fast;
   const int fast = first_fast + thread_fast, slot = first_slot + thread_slot;
   if (fast >= g.fast || slot >= g.slots) return;
-  const int n = g.by_inner.divide(slot), inner = slot - n * g.by_inner.value;
+  const int image_plane = g.by_inner.divide(slot), inner = slot - image_plane * g.by_inner.value;
+  const int n = g.by_depth.divide(image_plane), plane = image_plane - n * g.by_depth.value;
   const int channel = g.channels_last ? fast * V : inner;
   const int strip = (g.channels_last ? inner : fast) * P;  // its first group
 
@@ -104,8 +105,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const uint32_t columns = Row::mask(first_column, g.columns.in);
   int row = begin * kDown + g.rows.in_shift;
   const int last_row = min(g.rows.in, (end - 1) * kDown + g.rows.in_shift + (kUp == 1 ? K : kAges));
-  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c + row * g.in_row +
-                  int64_t{first_column} * g.in_column;
+  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c +
+                  plane * g.in_plane + row * g.in_row + int64_t{first_column} * g.in_column;
   const int first_out = strip * kUp - g.columns.out_shift;
   uint32_t stores = 0;
 #pragma unroll
@@ -113,8 +114,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
     if (first_out + p >= 0 && first_out + p < g.columns.out) stores |= 1u << p;
   }
   int out_row = begin * kUp - g.rows.out_shift;
-  T* to = static_cast<T*>(g.out) + n * g.out_n + channel * g.out_c + out_row * g.out_row +
-          int64_t{first_out} * g.out_column;
+  T* to = static_cast<T*>(g.out) + n * g.out_n + channel * g.out_c + plane * g.out_plane +
+          out_row * g.out_row + int64_t{first_out} * g.out_column;
 
   Row next;
   const int in_column = g.in_column * static_cast<int>(sizeof(T));  // in bytes

@@ -63,7 +63,7 @@ struct GradientWalk {
 // of tap `first` on; `staged` holds kValues of every thread or, if the channels are contiguous, of
 // every warp.
 template <class A, int V, int kValues>
-__device__ __forceinline__ void write_sums(const WalkGradient& g, A (&values)[kValues][V],
+__device__ __forceinline__ void write_sums(const WalkSums& g, A (&values)[kValues][V],
                                            A* staged, int thread_fast, int thread_slot,
                                            int first_channel, A* target) {
   int rows = g.block_slots, row = thread_slot;
@@ -132,8 +132,9 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     const int segment = unit - slot_block * g.by_segments.value;
     const int slot = slot_block * g.block_slots + thread_slot;
     if (channel >= g.channels || slot >= g.slots) continue;
-    const int n = g.by_strips.divide(slot);
-    const int strip = (slot - n * g.by_strips.value) * P;
+    const int image_plane = g.by_strips.divide(slot);
+    const int strip = (slot - image_plane * g.by_strips.value) * P;
+    const int n = g.by_depth.divide(image_plane), plane = image_plane - n * g.by_depth.value;
 
     const int begin = segment * g.segment_rows, end = min(begin + g.segment_rows, g.rows.out);
     const int first_column = strip * kDown + g.columns.in_shift;
@@ -156,10 +157,10 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     const int last_row = min(g.rows.in, (end - 1) * kDown + g.rows.in_shift + K);
     const int x_column = g.x_column * static_cast<int>(sizeof(T));  // in bytes
     const int dy_column = g.dy_column * static_cast<int>(sizeof(T));
-    const T* x = static_cast<const T*>(g.x) + n * g.x_n + channel * g.x_c + row * g.x_row +
-                 int64_t{first_column} * g.x_column;
-    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c + begin * g.dy_row +
-                  int64_t{strip} * g.dy_column;
+    const T* x = static_cast<const T*>(g.x) + n * g.x_n + channel * g.x_c + plane * g.x_plane +
+                 row * g.x_row + int64_t{first_column} * g.x_column;
+    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c +
+                  plane * g.dy_plane + begin * g.dy_row + int64_t{strip} * g.dy_column;
     typename Thread::XRow next_x;
     typename Thread::DyRow next_dy;
     next_x.load(x, x_column, row >= 0 && row < last_row ? x_mask : 0);
