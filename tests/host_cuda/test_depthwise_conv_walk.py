@@ -147,29 +147,6 @@ def test_many_threads(library, size, batch, channels, kernel, stride, channels_l
 
 
 @LAYOUTS
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2), (7, 1)])
-def test_planes(library, kernel, stride, channels_last):
-    """Filters of one plane of a 3-D tensor: (1, k, k), planes dense or far apart."""
-    for view in ("dense", "sliced"):
-        case = conv2d(
-            (9, 16),
-            (kernel, kernel),
-            (stride, stride),
-            pad=same((kernel, kernel)),
-            batch=2,
-            channels=8,
-            channels_last=channels_last,
-            dtype=random.choice(list(DTYPES)),
-            view=view,
-        )
-        case = dataclasses.replace(case, size=(3, *case.size[1:]))
-        run = Run(library, case, 0)
-        assert all(walks(run, which) for which in PASSES[:2])
-        run.close()
-        check_walks(library, case, random.getrandbits(20))
-
-
-@LAYOUTS
 def test_transposed_with_bias(library, channels_last):
     """The gradient of the input with a bias: the forward pass of a transposed convolution."""
     for kernel, stride in ((3, 1), (3, 2), (5, 2), (7, 2)):
@@ -353,7 +330,9 @@ def test_what_a_walk_refuses(library):
         conv2d((8, 8), (3, 3), multiplier=2, **square),
         dataclasses.replace(fits, size=(2, 8, 8), pad=((1, 1), *fits.pad[1:])),
         dataclasses.replace(fits, size=(3, 8, 8), stride=(2, 1, 1)),
-        dataclasses.replace(fits, pad=((1, 1), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((1, 0), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((2, 0), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((1, 1), *fits.pad[1:]), kernel=(2, 3, 3)),
     ]
     for channels_last in (False, True):
         run = Run(library, dataclasses.replace(fits, channels_last=channels_last), 0)

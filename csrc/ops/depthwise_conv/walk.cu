@@ -26,7 +26,9 @@ WalkPlan plan_walk(const View& v, int tile) {
   plan.kernel = static_cast<int>(p.axis[2].kernel);
   plan.down = walk_down(v);
   plan.up = walk_up(v);
-  const int64_t lanes = walk_lanes(kind, size, plan.kernel);
+  plan.planes = internal::meets_planes(p);
+  const int64_t lanes =
+      plan.planes ? walk_planes_lanes(kind, size) : walk_lanes(kind, size, plan.kernel);
 
   Walk& w = plan.walk;
   w.rows = axis_of(v, 1, false);
@@ -80,6 +82,11 @@ WalkPlan plan_walk(const View& v, int tile) {
   return plan;
 }
 
+template <class T>
+cudaError_t launch(const WalkPlan& plan, cudaStream_t stream) {
+  return plan.planes ? launch_walk_planes<T>(plan, stream) : launch_walk<T>(plan, stream);
+}
+
 }  // namespace
 
 cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
@@ -91,13 +98,13 @@ cudaError_t walk(const View& v, const void* in, const void* weight, const void* 
   plan.walk.out = out;
   switch (v.problem.dtype) {
     case Dtype::kFloat32:
-      return launch_walk<float>(plan, stream);
+      return launch<float>(plan, stream);
     case Dtype::kFloat64:
-      return launch_walk<double>(plan, stream);
+      return launch<double>(plan, stream);
     case Dtype::kFloat16:
-      return launch_walk<gpu::half>(plan, stream);
+      return launch<gpu::half>(plan, stream);
     case Dtype::kBFloat16:
-      return launch_walk<gpu::bfloat16>(plan, stream);
+      return launch<gpu::bfloat16>(plan, stream);
   }
   return cudaErrorInvalidValue;
 }

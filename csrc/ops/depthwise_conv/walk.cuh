@@ -23,21 +23,21 @@ namespace fastconv::depthwise_conv {
 
 // The filters of a block's channels, [channel][tap] as in memory, neighbouring threads taking
 // neighbouring taps.
-template <class T, int V, int K>
+template <class T, int V, int kTaps>
 __device__ __forceinline__ void stage_filters(const Walk& g, int first_fast, int first_slot,
                                               T* staged) {
   const T* weight = static_cast<const T*>(g.weight);
   const int threads = g.block_fast * g.block_slots;
   const int rows = g.channels_last ? g.block_fast * V : g.block_slots;
-  for (int i = threadIdx.x; i < rows * K * K; i += threads) {
-    const int row = i / (K * K);
+  for (int i = threadIdx.x; i < rows * kTaps; i += threads) {
+    const int row = i / kTaps;
     int channel = first_fast * V + row;
     if (!g.channels_last) {  // slots behind the last one go round
       const int slot = first_slot + row;
       channel = slot - g.by_inner.divide(slot) * g.by_inner.value;
     }
     if (channel < g.channels) {
-      staged[i] = weight[int64_t{channel} * (K * K) + (i - row * (K * K))];
+      staged[i] = weight[int64_t{channel} * kTaps + (i - row * kTaps)];
     }
   }
 }
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const int slot_block = g.by_chunks.divide(block_rest);
   const int first_fast = (block_rest - slot_block * g.by_chunks.value) * g.block_fast;
   const int first_slot = slot_block * g.block_slots;
-  stage_filters<T, V, K>(g, first_fast, first_slot, staged);
+  stage_filters<T, V, K * K>(g, first_fast, first_slot, staged);
   __syncthreads();
 
   const int thread_slot = g.by_block_fast.divide(threadIdx.x);

@@ -72,7 +72,7 @@ struct BackwardWalk {
 
 // Blocks that must fit on a multiprocessor.
 template <class T, int V, int K>
-constexpr int kWalkBackwardBlocks = K == 3 && V == 1 && sizeof(T) < 8 ? 4 : K == 3 ? 3 : 2;
+constexpr int kWalkBackwardBlocks = K == 3 && sizeof(T) < 8 ? (V == 1 ? 4 : sizeof(T) == 2 ? 3 : 2) : 2;
 
 template <class T, int V, int K, int P, bool kRuns>
 __global__ void __launch_bounds__(kWalkThreads, (kWalkBackwardBlocks<T, V, K>))

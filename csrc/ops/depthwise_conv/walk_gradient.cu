@@ -17,10 +17,14 @@ void share_out(int64_t packs, int64_t rows, int kernel, WalkSums& w, int64_t& ch
   if (w.channels_last) {
     w.block_fast = block_width(packs, kWalkThreads);
     w.block_slots = static_cast<int>(max_of(1, min_of(kWalkThreads / w.block_fast, w.slots)));
-  } else {  // whole warps of slots
-    const int64_t slots = round_up(max_of(w.slots, 1), 32);
+    w.warp_slots = 1;
+  } else {  // whole warps: of slots of a channel or, where there are few, of several channels
+    w.warp_slots = 1;
+    while (w.warp_slots < 32 && w.warp_slots < w.slots) w.warp_slots *= 2;
+    const int64_t slots = round_up(max_of(w.slots, 1), w.warp_slots);
     w.block_slots = static_cast<int>(min_of(kWalkThreads, slots));
     w.block_fast = static_cast<int>(max_of(1, min_of(kWalkThreads / w.block_slots, packs)));
+    w.block_fast = static_cast<int>(round_up(w.block_fast, 32 / w.warp_slots));
   }
   chunks = ceil_div(packs, w.block_fast);
   const int64_t slot_blocks = ceil_div(w.slots, w.block_slots);
@@ -43,15 +47,17 @@ void plan_sums(const Problem& p, int64_t lanes, int64_t strips, int64_t rows, Pl
   share_out(p.channels / lanes, rows, plan.kernel, w, chunks);
   const int64_t sum_bytes = p.dtype == Dtype::kFloat64 ? 8 : 4;
   const int64_t split_bytes = (p.taps() + 1) * p.channels * sum_bytes;
-  int64_t splits = min_of(ceil_div(kGradientBlocksWanted, chunks), w.units);
+  const int64_t planes = p.axis[0].kernel;
+  int64_t splits = min_of(ceil_div(kGradientBlocksWanted, chunks * planes), w.units);
   splits = min_of(splits, min_of(kMaxSplits, kMaxWorkspace / split_bytes));
   w.splits = static_cast<int>(max_of(1, splits));
   w.by_minor = gpu::Divider<int>(p.channels_last ? w.block_fast : w.block_slots);
   w.by_chunks = gpu::Divider<int>(chunks);
   w.by_strips = gpu::Divider<int>(max_of(strips, 1));
   w.by_depth = gpu::Divider<int>(max_of(p.axis[0].out, 1));
-  plan.grid = chunks * w.splits;
-  const int64_t staged = p.channels_last ? w.block_slots : w.block_slots / 32;
+  w.by_planes = gpu::Divider<int>(planes);
+  plan.grid = chunks * planes * w.splits;
+  const int64_t staged = w.block_slots / w.warp_slots;
   plan.smem = staged * plan.kernel * w.block_fast * lanes * sum_bytes;
   plan.workspace = w.splits * split_bytes;
 }

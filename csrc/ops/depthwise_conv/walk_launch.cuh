@@ -42,6 +42,7 @@ struct Walk {
 
 struct WalkPlan {
   int tile, kernel, down, up;
+  bool planes;  // which meet their neighbours
   int64_t grid, smem;
   Walk walk;
 };
@@ -54,7 +55,10 @@ struct WalkSums {
   int channels;
   bool channels_last, with_bias;
   int slots, block_fast, block_slots;
+  int warp_slots;  // of one channel, where slots vary fastest: a power of two
   int segment_rows, units, splits;
+  // Planes of x that each plane of dy meets, one to a block: plane - (planes - 1) / 2 + its number.
+  gpu::Divider<int> by_planes;
   gpu::Divider<int> by_minor, by_segments, by_chunks, by_strips, by_depth;
 };
 
@@ -108,5 +112,7 @@ cudaError_t walk(const View& v, const void* in, const void* weight, const void* 
 
 template <class T>
 cudaError_t launch_walk(const WalkPlan& plan, cudaStream_t stream);
+template <class T>
+cudaError_t launch_walk_planes(const WalkPlan& plan, cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv

@@ -57,6 +57,13 @@ constexpr int walk_backward_lanes(WalkKind kind, int64_t element_size, int64_t k
   return kind == WalkKind::kScalar ? 1 : 0;
 }
 
+// Channels per thread of the kernel for 3x3x3; 0: not compiled (see walk_planes.cuh).
+constexpr int walk_planes_lanes(WalkKind kind, int64_t element_size) {
+  if (kind == WalkKind::kChannels) return element_size < 8 ? 2 : 0;
+  if (kind == WalkKind::kColumns4) return element_size < 8 ? 1 : 0;
+  return kind == WalkKind::kScalar ? 1 : 0;
+}
+
 // Groups of outputs in a thread's strip (a group: the `up` outputs between neighbouring inputs of a
 // gradient); 0: not compiled.
 constexpr int walk_outputs(WalkKind kind, int64_t down, int64_t up) {
@@ -107,11 +114,18 @@ inline bool vectors(const Problem& p, const void* data, const Strides5& strides,
          reinterpret_cast<uintptr_t>(data) % (vector * element_size(p.dtype)) == 0;
 }
 
-// A dense square filter over planes, each by itself, within the sizes that 32-bit positions serve.
+// Whether planes meet their neighbours: a filter of 3x3x3 at stride 1.
+constexpr bool meets_planes(const Problem& p) {
+  const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  return d.kernel == 3 && d.stride == 1 && d.dilation == 1 && d.pad == 1 && d.in == d.out &&
+         h.kernel == 3 && w.kernel == 3 && w.stride == 1;
+}
+
+// A dense square filter over planes, each by itself or with its neighbours, within the sizes that 32-bit positions serve.
 inline bool walks(const View& v) {
   const Problem& p = v.problem;
   const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  return p.multiplier == 1 && idle_axis(d) &&
+  return p.multiplier == 1 && (idle_axis(d) || meets_planes(p)) &&
          h.kernel == w.kernel && (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) &&
          h.dilation == 1 && w.dilation == 1 && h.stride == w.stride && w.stride <= 2 &&
          p.channels < (int64_t{1} << 30) / max_of(p.batch * d.in * max_of(w.in, w.out), 1);
@@ -123,7 +137,7 @@ inline bool walk_backward_fits(const View& v, WalkKind kind) {
   const Axis &h = p.axis[1], &w = p.axis[2];
   const int64_t size = element_size(p.dtype), half = (w.kernel - 1) / 2;
   const int64_t lanes = walk_backward_lanes(kind, size, w.kernel);
-  if (lanes == 0 || w.stride != 1 || h.pad != half || w.pad != half || h.in != h.out ||
+  if (lanes == 0 || w.stride != 1 || meets_planes(p) || h.pad != half || w.pad != half || h.in != h.out ||
       w.in != w.out) {
     return false;
   }
@@ -142,7 +156,9 @@ inline bool walk_fits(const View& v, WalkKind kind) {
   const Axis& w = p.axis[2];
   const int64_t size = element_size(p.dtype);
   const int down = walk_down(v), up = walk_up(v);
-  const int lanes = walk_lanes(kind, size, w.kernel), outputs = walk_outputs(kind, down, up);
+  const bool planes = meets_planes(p) && v.pass != Pass::kBackwardWeight;
+  const int lanes = planes ? walk_planes_lanes(kind, size) : walk_lanes(kind, size, w.kernel);
+  const int outputs = walk_outputs(kind, down, up);
   if (lanes == 0 || outputs == 0) return false;
   if (v.pass == Pass::kBackwardWeight && !walks_for_weight(size, w.kernel)) return false;
   if (kind == WalkKind::kScalar) return true;
