@@ -106,9 +106,7 @@ def test_rows_at_every_alignment(library, dtype):
     for offset in range(9):
         for length in (16, 21):
             pad = (offset % 5, 3 - offset % 4)
-            case = along(
-                2, (1, 2, length), 4, pad, batch=2, channels=2, offset=offset, dtype=dtype
-            )
+            case = along(2, (1, 2, length), 4, pad, batch=2, channels=2, offset=offset, dtype=dtype)
             check_lines(library, case, random.getrandbits(20), {"line_rows"})
 
 
@@ -214,7 +212,7 @@ def test_nonfinite_values_reach_only_their_own_outputs(library, kernel, channels
         expected = [run.reference(which)[0][0] for which in PASSES[:2]]
         expected.append(meeting_products(case, run.x, run.dy))
         assert expected[2].isfinite().any() and not expected[2].isfinite().all()
-        for which, index in ((*zip(PASSES, range(3), strict=True), (FUSED, 1))):
+        for which, index in (*zip(PASSES, range(3), strict=True), (FUSED, 1)):
             for tile in lines(run, which).values():
                 got = run.run(which, tile, order=tile % 3)
                 wanted = expected[1:] if which == FUSED else [expected[index]]

@@ -44,8 +44,7 @@ void plan_rows(const View& v, const Lines& lines, LinePlan& plan) {
   plan.threads = g.block_fast * g.block_slots;
   plan.smem = round_up(g.block_slots * positions * sum, 16) + g.chunks * 4;
   // Up to eight vectors of outputs a thread share the filters of a block.
-  const int64_t turns =
-      max_of(1, min_of(8, int64_t{g.rows} * g.row_vectors / kLineThreadsWanted));
+  const int64_t turns = max_of(1, min_of(8, int64_t{g.rows} * g.row_vectors / kLineThreadsWanted));
   g.segment_vectors = static_cast<int>(g.block_fast * turns);
   const int64_t segments = ceil_div(g.row_vectors, g.segment_vectors);
   plan.grid = segments * ceil_div(g.rows, g.block_slots);

@@ -45,15 +45,15 @@ __device__ __forceinline__ Raw<T, V> load_run(const T* row, int at, int size, in
   return run;
 }
 
-// Stores elements [at, at + V) of a row of `size`; the first of them is aligned.  An activation would
-// go in here.
+// Stores elements [at, at + V) of a row of `size`; the first of them is aligned.  An activation
+// would go in here.
 template <class T, int V>
 __device__ __forceinline__ void store_run(T* row, int at, int size, const Accum<T> (&sum)[V]) {
   Pack<T, V> y;
 #pragma unroll
   for (int q = 0; q < V; ++q) y.v[q] = gpu::narrow<T>(sum[q]);
   if (at >= 0 && at + V <= size) {
-    gpu::store_pack<T, V>(row + at, y);
+    gpu::store_whole<T, V>(row + at, y);
   } else {
 #pragma unroll
     for (int q = 0; q < V; ++q) {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Filters along lines whose neighbours are contiguous: (N, L, C) in memory, and the first axes of 2-D
-// and 3-D tensors.  Forward and the gradient of the input.
+// Filters along lines whose neighbours are contiguous: (N, L, C) in memory, and the first axes of
+// 2-D and 3-D tensors.  Forward and the gradient of the input.
 //
 // A thread owns V neighbouring lanes, 16 bytes of them, and walks down the lines P rows at a time.
 // Taps meet rows in chunks of P, as positions do in line_rows.cuh:
@@ -45,8 +45,8 @@ template <class T, int V>
 struct LineBlock {
   Raw<T, V> rows[kLineRows];
 
-  // Rows [row, row + kLineRows), `step` elements apart, of which those before `end` are wanted; row 0
-  // is input `first`, and neighbours are `dilation` inputs apart.  Returns which of them exist.
+  // Rows [row, row + kLineRows), `step` elements apart, of which those before `end` are wanted; row
+  // 0 is input `first`, and neighbours are `dilation` inputs apart.  Returns which of them exist.
   __device__ __forceinline__ uint32_t load(const T* lanes, int row, int end, int first,
                                            int dilation, int size, int64_t step) {
     uint32_t there = 0;
@@ -74,7 +74,7 @@ __device__ __forceinline__ void store_lanes(T* to, const Accum<T> (&sum)[V]) {
   Pack<T, V> y;
 #pragma unroll
   for (int v = 0; v < V; ++v) y.v[v] = gpu::narrow<T>(sum[v]);
-  gpu::store_pack<T, V>(to, y);
+  gpu::store_whole<T, V>(to, y);
 }
 
 template <class A, int V>
@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kLineThreads, V == 1 ? 6 : 3) line_down_kernel
   };
   const int columns = g.channel_lanes ? g.block_fast : g.block_slots;
   for (int i = threadIdx.x; i < taps * columns * V; i += threads) {
-    const int lane = g.filter.by_taps.divide(i), tap = i - lane * taps, column = lane / V, v = lane - column * V;
+    const int lane = g.filter.by_taps.divide(i), tap = i - lane * taps, column = lane / V,
+              v = lane - column * V;
     int c = first_fast * V + lane;
     if (!g.channel_lanes) c = channel_of(min(first_slot + column, g.slots - 1));
     if (c < g.channels) {

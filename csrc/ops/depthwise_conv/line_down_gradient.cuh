@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// The gradient of the weight of what line_down.cuh serves, alone or with that of the input: steps of
-// P rows of x meet a window of rows of dy, which serve both gradients.
+// The gradient of the weight of what line_down.cuh serves, alone or with that of the input: steps
+// of P rows of x meet a window of rows of dy, which serve both gradients.
 #pragma once
 
 #include "common/gpu.h"
@@ -10,8 +10,8 @@
 
 namespace fastconv::depthwise_conv {
 
-// Taps [kFirst, kFirst + P) of the filter, kBorder: a row of x or dy is missing, and only products of
-// two that exist count.
+// Taps [kFirst, kFirst + P) of the filter, kBorder: a row of x or dy is missing, and only products
+// of two that exist count.
 template <bool kBorder, int kFirst, class A, int V>
 __device__ __forceinline__ void meet_rows(int taps, uint32_t x_there, uint32_t dy_there,
                                           const A (&x)[kLineRows][V], const A (&low)[kLineRows][V],
@@ -94,7 +94,9 @@ __device__ __forceinline__ void write_line_sums(const LineDownGradient& g, A (&v
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kLineThreads, V > 1 ? 3 : sizeof(T) == 8 ? 4 : 5)
+__global__ void __launch_bounds__(kLineThreads, V > 1            ? 3
+                                                : sizeof(T) == 8 ? 4
+                                                                 : 5)
     line_down_gradient_kernel(const LineDownGradient g) {
   using A = Accum<T>;
   using Weights = LineWeights<A, V>;
@@ -156,16 +158,15 @@ __global__ void __launch_bounds__(kLineThreads, V > 1 ? 3 : sizeof(T) == 8 ? 4 :
                  m * g.x_strides.m + phase * g.x_strides.l + lane * g.x_strides.lane;
     const T* dy = static_cast<const T*>(g.dy) + n * g.dy_strides.n + c * g.dy_strides.c +
                   m * g.dy_strides.m + first_dy * g.dy_strides.l + lane * g.dy_strides.lane;
-    T* dx = static_cast<T*>(g.dx) + n * g.dx_strides.n + c * g.dx_strides.c +
-            m * g.dx_strides.m + phase * g.dx_strides.l + lane * g.dx_strides.lane;
+    T* dx = static_cast<T*>(g.dx) + n * g.dx_strides.n + c * g.dx_strides.c + m * g.dx_strides.m +
+            phase * g.dx_strides.l + lane * g.dx_strides.lane;
 
     const int begin = g.first_row + segment * g.segment_rows;
     const int end = min(begin + g.segment_rows, g.end_row), last_dy = end + taps - 1;
     LineBlock<T, V> block;
     A low[P][V], high[P][V];
     uint32_t low_there = 0;
-    uint32_t high_there =
-        block.load(dy, begin, last_dy, first_dy, dilation, g.out_size, dy_step);
+    uint32_t high_there = block.load(dy, begin, last_dy, first_dy, dilation, g.out_size, dy_step);
     block.widen(high);
 #pragma unroll 1
     for (int q = begin; q < end; q += P) {
@@ -218,8 +219,8 @@ __global__ void __launch_bounds__(kLineThreads, V > 1 ? 3 : sizeof(T) == 8 ? 4 :
   }
 
   if (g.with_input) __syncthreads();  // the sums take the filters' place
-  A* partial = static_cast<A*>(g.partial) +
-               static_cast<int64_t>(split) * (g.filter.taps + 1) * g.channels;
+  A* partial =
+      static_cast<A*>(g.partial) + static_cast<int64_t>(split) * (g.filter.taps + 1) * g.channels;
   write_line_sums<A, V, kTaps + 1>(g, sum, staged, thread_fast, thread_slot, first_channel,
                                    first_tap, taps, with_bias, partial);
 }

@@ -14,8 +14,8 @@ constexpr int64_t kLineGradientBlocks = 2048;
 
 // Splits of the work of `columns` blocks among more of them, each with two turns of work at least.
 int64_t splits_of(int64_t columns, int64_t units, int64_t block_units, int64_t split_bytes) {
-  int64_t splits = min_of(ceil_div(kLineGradientBlocks, max_of(columns, 1)),
-                          ceil_div(units, 2 * block_units));
+  int64_t splits =
+      min_of(ceil_div(kLineGradientBlocks, max_of(columns, 1)), ceil_div(units, 2 * block_units));
   splits = min_of(splits, min_of(kMaxSplits, kMaxWorkspace / split_bytes));
   return max_of(splits, 1);
 }
@@ -43,17 +43,18 @@ void plan_rows(const View& v, const Lines& lines, LinePlan& plan) {
   const int64_t positions = g.first + (a.kernel - 1) * a.dilation + 1;
   g.groups = static_cast<int>(ceil_div(positions, line_chunks(size) * vector));
 
-  // Own vectors, of which the first of each window together meet every element of dy once: the bias.
+  // Own vectors, of which the first of each window together meet every element of dy once: the
+  // bias.
   const int64_t head = all_aligned(v, lines, anchor, vector) ? 0 : vector - 1;
   const int64_t begin = min_of(0, floor_div(g.shift, vector));
-  const int64_t end = max_of(ceil_div(a.in + head, vector), ceil_div(a.out + g.shift + head, vector));
+  const int64_t end =
+      max_of(ceil_div(a.in + head, vector), ceil_div(a.out + g.shift + head, vector));
   const int64_t vectors = max_of(end - begin, 1);
   g.first_vector = static_cast<int>(begin);
   g.units = static_cast<int>(p.batch * lines.outer * vectors);
   plan.threads = static_cast<int>(min_of(kLineThreads, round_up(max_of(g.units, 1), 32)));
   const int64_t split_bytes = (a.kernel + 1) * p.channels * max_of(size, 4);
-  g.splits = static_cast<int>(
-      splits_of(p.channels * g.groups, g.units, plan.threads, split_bytes));
+  g.splits = static_cast<int>(splits_of(p.channels * g.groups, g.units, plan.threads, split_bytes));
   plan.grid = p.channels * g.groups * g.splits;
   plan.workspace = g.splits * split_bytes;
   g.by_vectors = divider(vectors);
@@ -97,8 +98,8 @@ void plan_down(const View& v, const Lines& lines, LineKind kind, LinePlan& plan)
     plan.threads = kLineThreads;
   }
   const int64_t lines_each = p.batch * lines.outer * phases * unit_packs;
-  const int64_t wanted = ceil_div(kLineGradientBlocks * block_units,
-                                  max_of(1, lines_each * columns * g.groups));
+  const int64_t wanted =
+      ceil_div(kLineGradientBlocks * block_units, max_of(1, lines_each * columns * g.groups));
   g.segment_rows = static_cast<int>(line_segment(rows, wanted, a.kernel));
   const int64_t segments = ceil_div(rows, g.segment_rows);
   g.units = static_cast<int>(lines_each * segments);
@@ -157,8 +158,7 @@ cudaError_t line_gradient(const Backward& p, const View& v, int tile, cudaStream
     g.with_bias = p.db != nullptr;
     return int64_t{g.splits};
   };
-  const int64_t count =
-      lines_of(v).rows ? fill(plan.rows_gradient) : fill(plan.down_gradient);
+  const int64_t count = lines_of(v).rows ? fill(plan.rows_gradient) : fill(plan.down_gradient);
   const Splits splits{p.channels, p.taps(), count, p.workspace, p.dw, p.db};
   switch (p.dtype) {
     case Dtype::kFloat32:

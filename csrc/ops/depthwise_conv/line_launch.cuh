@@ -30,8 +30,8 @@ struct LineFilter {
 
 // Forward and the gradient of the input along contiguous lines.  Vector t of a line's outputs
 // begins V * t - head behind the first one, where `head` elements are missing at its aligned
-// address, and reads inputs from there minus `shift` on, which is aligned as well.  Tap k is then at
-// position first + k * dilation.
+// address, and reads inputs from there minus `shift` on, which is aligned as well.  Tap k is then
+// at position first + k * dilation.
 struct LineRows {
   const void* in;
   const void* weight;
@@ -65,8 +65,8 @@ struct LineRowsGradient {
 };
 
 // Lines whose neighbours are contiguous.  With a dilation, every so-manieth place belongs to a line
-// of its own, `phase`.  `fast` packs of lanes times `slots` (lines times images, and channels unless
-// those are lanes).
+// of its own, `phase`.  `fast` packs of lanes times `slots` (lines times images, and channels
+// unless those are lanes).
 struct LineDown {
   const void* in;
   const void* weight;

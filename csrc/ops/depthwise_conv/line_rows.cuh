@@ -11,7 +11,8 @@
 //   chunk j, tap at position V * j + k:   sum[p] += w * x[k + p]   with x: vectors j and j + 1
 //
 // Neighbours' inputs come by loads, not by shuffles: a vector is one instruction, and the warp has
-// just loaded those bytes; in shuffles it would be four, and a load for the first lane all the same.
+// just loaded those bytes; in shuffles it would be four, and a load for the first lane all the
+// same.
 #pragma once
 
 #include "common/gpu.h"
@@ -76,10 +77,9 @@ __global__ void __launch_bounds__(kLineThreads, sizeof(T) == 8 ? 6 : 8)
   const int line = g.by_outer.divide(row), m = row - line * g.by_outer.value;
   const int n = g.by_channels.divide(line), c = line - n * g.by_channels.value;
   const A* filter = staged + slot * positions;
-  const T* in = static_cast<const T*>(g.in) + n * g.in_strides.n + c * g.in_strides.c +
-                m * g.in_strides.m;
-  T* out = static_cast<T*>(g.out) + n * g.out_strides.n + c * g.out_strides.c +
-           m * g.out_strides.m;
+  const T* in =
+      static_cast<const T*>(g.in) + n * g.in_strides.n + c * g.in_strides.c + m * g.in_strides.m;
+  T* out = static_cast<T*>(g.out) + n * g.out_strides.n + c * g.out_strides.c + m * g.out_strides.m;
   const int head = misalignment<T, V>(out);
   const A bias = g.bias != nullptr ? gpu::widen(static_cast<const T*>(g.bias)[c]) : A(0);
 
@@ -168,8 +168,8 @@ __device__ __forceinline__ uint32_t inside(int at, int size) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kLineThreads, 4) line_rows_gradient_kernel(
-    const LineRowsGradient g) {
+__global__ void __launch_bounds__(kLineThreads, 4)
+    line_rows_gradient_kernel(const LineRowsGradient g) {
   using A = Accum<T>;
   using Meeting = LineMeeting<T>;
   constexpr int V = Meeting::V, kPositions = Meeting::kPositions;

@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const uint32_t columns = Row::mask(first_column, g.columns.in);
   int row = begin * kDown + g.rows.in_shift;
   const int last_row = min(g.rows.in, (end - 1) * kDown + g.rows.in_shift + (kUp == 1 ? K : kAges));
-  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c +
-                  plane * g.in_plane + row * g.in_row + int64_t{first_column} * g.in_column;
+  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c + plane * g.in_plane +
+                  row * g.in_row + int64_t{first_column} * g.in_column;
   const int first_out = strip * kUp - g.columns.out_shift;
   uint32_t stores = 0;
 #pragma unroll

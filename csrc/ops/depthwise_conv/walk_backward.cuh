@@ -4,14 +4,14 @@
 // Both gradients of a walk at stride 1 in one pass, which reads x and dy once and writes dx: three
 // passes over memory instead of four.
 //
-// The rows of dy walk through as inputs do in walk.cuh.  Each meets the sums of the K rows of dx that
-// it belongs to, and the K rows of x of the same ages, which wait in registers:
+// The rows of dy walk through as inputs do in walk.cuh.  Each meets the sums of the K rows of dx
+// that it belongs to, and the K rows of x of the same ages, which wait in registers:
 //
 //   iteration i loads row i - (K - 1) / 2 of dy and row i of x; for every age a:
 //     dx sum[a] = sum[a - 1] + turned filter row a * dy,   dw of that row += x[a] * dy
 //
-// That takes 2 K^2 + 2 K P + K - 1 + 2 P values for each lane: 55 of them for 3x3 with P = 4, so two
-// lanes fit; 106 for 5x5, one lane; 7x7 would leave no room for addresses.
+// That takes 2 K^2 + 2 K P + K - 1 + 2 P values for each lane: 55 of them for 3x3 with P = 4, so
+// two lanes fit; 106 for 5x5, one lane; 7x7 would leave no room for addresses.
 #pragma once
 
 #include "common/gpu.h"
@@ -72,7 +72,10 @@ struct BackwardWalk {
 
 // Blocks that must fit on a multiprocessor.
 template <class T, int V, int K>
-constexpr int kWalkBackwardBlocks = K == 3 && sizeof(T) < 8 ? (V == 1 ? 4 : sizeof(T) == 2 ? 3 : 2) : 2;
+constexpr int kWalkBackwardBlocks = K == 3 && sizeof(T) < 8 ? (V == 1           ? 4
+                                                               : sizeof(T) == 2 ? 3
+                                                                                : 2)
+                                                            : 2;
 
 template <class T, int V, int K, int P, bool kRuns>
 __global__ void __launch_bounds__(kWalkThreads, (kWalkBackwardBlocks<T, V, K>))
@@ -101,8 +104,7 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBackwardBlocks<T, V, K>))
 #pragma unroll
     for (int k = 0; k < K * K; ++k) {
       t.dw[k / K][k % K][v] = 0;
-      t.filter[k / K][k % K][v] =
-          channel < g.channels ? gpu::widen(own[K * K - 1 - k]) : A(0);
+      t.filter[k / K][k % K][v] = channel < g.channels ? gpu::widen(own[K * K - 1 - k]) : A(0);
     }
   }
 
@@ -239,10 +241,10 @@ cudaError_t run_walk_backward(const WalkBackwardPlan& plan, cudaStream_t stream)
 
 template <class T>
 cudaError_t launch_walk_backward(const WalkBackwardPlan& plan, cudaStream_t stream) {
-#define FASTCONV_WALK(kind)                                                            \
-  if (kTiles[plan.tile].walk == WalkKind::kind) {                                      \
-    return plan.kernel == 3 ? run_walk_backward<T, WalkKind::kind, 3>(plan, stream)    \
-                            : run_walk_backward<T, WalkKind::kind, 5>(plan, stream);   \
+#define FASTCONV_WALK(kind)                                                          \
+  if (kTiles[plan.tile].walk == WalkKind::kind) {                                    \
+    return plan.kernel == 3 ? run_walk_backward<T, WalkKind::kind, 3>(plan, stream)  \
+                            : run_walk_backward<T, WalkKind::kind, 5>(plan, stream); \
   }
   FASTCONV_WALK(kScalar)
   FASTCONV_WALK(kChannels)

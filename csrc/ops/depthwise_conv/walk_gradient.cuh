@@ -66,9 +66,9 @@ struct GradientWalk {
 // of tap `first` on; `staged` holds kValues of every thread or, if the channels are contiguous, of
 // every warp_slots of them.
 template <class A, int V, int kValues>
-__device__ __forceinline__ void write_sums(const WalkSums& g, A (&values)[kValues][V],
-                                           A* staged, int thread_fast, int thread_slot,
-                                           int first_channel, A* target) {
+__device__ __forceinline__ void write_sums(const WalkSums& g, A (&values)[kValues][V], A* staged,
+                                           int thread_fast, int thread_slot, int first_channel,
+                                           A* target) {
   int rows = g.block_slots, row = thread_slot;
   bool writes = true;
   if (!g.channels_last) {
@@ -168,8 +168,8 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     const int dy_column = g.dy_column * static_cast<int>(sizeof(T));
     const T* x = static_cast<const T*>(g.x) + n * g.x_n + channel * g.x_c + x_plane * g.x_plane +
                  row * g.x_row + int64_t{first_column} * g.x_column;
-    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c +
-                  plane * g.dy_plane + begin * g.dy_row + int64_t{strip} * g.dy_column;
+    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c + plane * g.dy_plane +
+                  begin * g.dy_row + int64_t{strip} * g.dy_column;
     typename Thread::XRow next_x;
     typename Thread::DyRow next_dy;
     next_x.load(x, x_column, row >= 0 && row < last_row ? x_mask : 0);
@@ -225,8 +225,9 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     }
   }
 
-  A* target = static_cast<A*>(g.partial) + (static_cast<int64_t>(split) * (g.by_planes.value * K * K + 1) +
-                                          meeting * K * K) * g.channels;
+  A* target = static_cast<A*>(g.partial) +
+              (static_cast<int64_t>(split) * (g.by_planes.value * K * K + 1) + meeting * K * K) *
+                  g.channels;
 #pragma unroll
   for (int k = 0; k < K; ++k, target += int64_t{K} * g.channels) {
     write_sums<A, V, K>(g, t.sum[k], staged, thread_fast, thread_slot, first_fast * V, target);

@@ -48,8 +48,8 @@ struct WalkPlan {
 };
 
 // How gradients of the weight are shared out: threads are packs of channels times slots (strips
-// times planes), where the packs vary fastest with channels_last and the slots otherwise.  A unit of
-// work is a segment of rows of a block's slots.
+// times planes), where the packs vary fastest with channels_last and the slots otherwise.  A unit
+// of work is a segment of rows of a block's slots.
 struct WalkSums {
   void* partial;
   int channels;

@@ -121,13 +121,14 @@ constexpr bool meets_planes(const Problem& p) {
          h.kernel == 3 && w.kernel == 3 && w.stride == 1;
 }
 
-// A dense square filter over planes, each by itself or with its neighbours, within the sizes that 32-bit positions serve.
+// A dense square filter over planes, each by itself or with its neighbours, within the sizes that
+// 32-bit positions serve.
 inline bool walks(const View& v) {
   const Problem& p = v.problem;
   const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  return p.multiplier == 1 && (idle_axis(d) || meets_planes(p)) &&
-         h.kernel == w.kernel && (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) &&
-         h.dilation == 1 && w.dilation == 1 && h.stride == w.stride && w.stride <= 2 &&
+  return p.multiplier == 1 && (idle_axis(d) || meets_planes(p)) && h.kernel == w.kernel &&
+         (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) && h.dilation == 1 && w.dilation == 1 &&
+         h.stride == w.stride && w.stride <= 2 &&
          p.channels < (int64_t{1} << 30) / max_of(p.batch * d.in * max_of(w.in, w.out), 1);
 }
 
@@ -137,8 +138,8 @@ inline bool walk_backward_fits(const View& v, WalkKind kind) {
   const Axis &h = p.axis[1], &w = p.axis[2];
   const int64_t size = element_size(p.dtype), half = (w.kernel - 1) / 2;
   const int64_t lanes = walk_backward_lanes(kind, size, w.kernel);
-  if (lanes == 0 || w.stride != 1 || meets_planes(p) || h.pad != half || w.pad != half || h.in != h.out ||
-      w.in != w.out) {
+  if (lanes == 0 || w.stride != 1 || meets_planes(p) || h.pad != half || w.pad != half ||
+      h.in != h.out || w.in != w.out) {
     return false;
   }
   if (kind == WalkKind::kScalar) return true;
