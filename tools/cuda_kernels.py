@@ -28,10 +28,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ptxas_report import Usage, demangle, parse
 
 BEGIN, END = "<!-- compiler: begin -->", "<!-- compiler: end -->"
-# Threads of a block, where the launch gives no more (launch.cuh, walk_launch.cuh).
+# Threads of a block, where the launch gives no more (launch.cuh, walk_launch.cuh, line_launch.cuh).
 THREADS = {
     "walk_kernel": 128,
+    "walk_planes_kernel": 128,
     "walk_gradient_kernel": 128,
+    "walk_backward_kernel": 128,
+    "line_rows_kernel": 128,
+    "line_rows_gradient_kernel": 128,
+    "line_down_kernel": 128,
+    "line_down_gradient_kernel": 128,
     "gather_kernel": 128,
     "weight_gradient_kernel": 128,
     "add_splits_kernel": 512,

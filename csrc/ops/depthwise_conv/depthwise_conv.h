@@ -81,6 +81,17 @@ struct BackwardWeight : Problem {
   void* workspace;  // partial sums; on CUDA, backward_weight_workspace_bytes_cuda() bytes
 };
 
+// Both gradients in one pass over x and dy, on CUDA where a kernel serves the problem.
+struct Backward : BackwardWeight {
+  const void* weight;
+  void* dx;
+  Strides5 dx_strides;
+};
+
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile);
+
+// The tile for `tile`, which may be -1, or none: -1.
+int backward_tile_cuda(const Backward& p, int tile);
+int64_t backward_workspace_bytes_cuda(const Backward& p, int tile);
 
 }  // namespace fastconv::depthwise_conv

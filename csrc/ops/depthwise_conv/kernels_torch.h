@@ -126,4 +126,40 @@ inline void run_backward_weight(const Problem& problem, int64_t nd, const at::Te
   });
 }
 
+// Both gradients in one pass over `x` and `dy`, where a CUDA kernel serves the problem; returns
+// whether one did.
+inline bool run_backward([[maybe_unused]] const Problem& problem, [[maybe_unused]] int64_t nd,
+                         const at::Tensor& x, [[maybe_unused]] const at::Tensor& dy,
+                         [[maybe_unused]] const at::Tensor& weight,
+                         [[maybe_unused]] const at::Tensor& dx,
+                         [[maybe_unused]] const at::Tensor& dw,
+                         [[maybe_unused]] const at::Tensor& db, [[maybe_unused]] int64_t tile) {
+  if (!x.is_cuda()) return false;
+#if defined(FASTCONV_WITH_CUDA)
+  Backward p;
+  static_cast<Problem&>(p) = problem;
+  const Filters filters(p, nd, weight, std::nullopt);
+  p.x = x.const_data_ptr();
+  p.x_strides = strides_of(x, nd);
+  p.dy = dy.const_data_ptr();
+  p.dy_strides = strides_of(dy, nd);
+  p.weight = filters.weight.const_data_ptr();
+  p.dx = dx.mutable_data_ptr();
+  p.dx_strides = strides_of(dx, nd);
+  p.dw = dw.mutable_data_ptr();
+  p.db = db.defined() ? db.mutable_data_ptr() : nullptr;
+  const int served = backward_tile_cuda(p, static_cast<int>(tile));
+  if (served < 0) return false;
+  launch_cuda(x, [&](auto stream) {
+    const at::Tensor workspace =
+        at::empty({backward_workspace_bytes_cuda(p, served)}, x.options().dtype(at::kByte));
+    p.workspace = workspace.mutable_data_ptr();
+    return backward_cuda(p, served, stream);
+  });
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace fastconv::depthwise_conv
