@@ -105,7 +105,13 @@ class Kernel:
 KERNELS: dict[str, dict[str, Kernel]] = {
     "depthwise_conv": {
         "walk_kernel": Kernel(128, work=walk),
+        "walk_planes_kernel": Kernel(128),
         "walk_gradient_kernel": Kernel(128, work=walk_gradient),
+        "walk_backward_kernel": Kernel(128),
+        "line_rows_kernel": Kernel(128),
+        "line_rows_gradient_kernel": Kernel(128),
+        "line_down_kernel": Kernel(128),
+        "line_down_gradient_kernel": Kernel(128),
         "gather_kernel": Kernel(128, 4, window),
         "weight_gradient_kernel": Kernel(128, 4, window),
         "large_gather_kernel": Kernel(256, work=large),

@@ -143,8 +143,11 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
     for (int64_t row = 0; row < rows; row += band) {
       T* out = y + z * p.y_strides.sp[0] + (task.y0 + row) * p.y_strides.sp[1];
       for (int64_t v = 0; v < vectors; ++v) {
-        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row,
-                        min_of(band, rows - row));
+        const int64_t count = min_of(band, rows - row);
+        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row, count);
+        constexpr int kV = kLanes<Accum<T>>;
+        finish_pixels(p, out + task.c0 + v * kV + task.x0 * p.y_strides.sp[2], count,
+                      task.x1 - task.x0, min_of(kV, wide - v * kV));
       }
       if (p.fan_in > 1) {
         sum_channels<T>(p, s.sums, round_up(wide, kLanes<Accum<T>>), task, out);
@@ -160,6 +163,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   const auto& [depth, height, width] = p.axis;
   const int64_t taps_2d = height.kernel * width.kernel;
   WindowBlock<T> b;
+  b.problem = &p;
   b.bias = s.bias;
   b.channels = task.c1 - task.c0;
   b.weight_stride = p.taps * kLanes<Accum<T>>;

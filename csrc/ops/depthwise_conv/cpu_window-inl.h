@@ -50,7 +50,8 @@ struct SlidingWindow {
 template <class T>
 struct WindowBlock {
   SlidingWindow<T> window;  // of the first vector
-  const Accum<T>* bias;     // [vector][lane]
+  const Correlation* problem;
+  const Accum<T>* bias;  // [vector][lane]
   int64_t channels, weight_stride;
 
   // The last vector overlaps the one before, and needs no masks.
