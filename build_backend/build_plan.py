@@ -60,19 +60,26 @@ def sources(root: str, cuda: bool) -> list[str]:
     return sorted(found)
 
 
-def merge_torch_files(root: str, files: Sequence[str], folder: str, count: int = 2) -> list[str]:
-    """Replaces the files that include torch's headers by `count` files in `folder` with them all.
+def merge_torch_files(root: str, files: Sequence[str], folder: str) -> list[str]:
+    """Replaces the files that include torch's headers by a few files in `folder` with them all.
 
-    Those headers take 7 seconds a file, more than what is ours in it.
+    Those headers take 7 seconds a file, more than what is ours in it. No two files of one folder,
+    which may use the same names, are compiled together.
     """
     inside = [path for path in files if path.endswith("torch.cpp")]
-    merged = []
-    for i in range(min(count, len(inside))):
-        text = "".join(f'#include "{os.path.relpath(path, "csrc")}"\n' for path in inside[i::count])
-        path = os.path.join(folder, f"torch_files_{i}.cpp")
-        _write_if_changed(os.path.join(root, path), text)
-        merged.append(path)
-    return merged + [path for path in files if path not in inside]
+    rooms: dict[str, list[str]] = {}
+    for path in inside:
+        rooms.setdefault(os.path.dirname(path), []).append(path)
+    merged: list[list[str]] = [[] for _ in range(max(map(len, rooms.values()), default=0))]
+    for first, room in enumerate(rooms.values()):
+        for i, path in enumerate(room):
+            merged[(first + i) % len(merged)].append(path)
+    names = []
+    for i, group in enumerate(merged):
+        text = "".join(f'#include "{os.path.relpath(path, "csrc")}"\n' for path in group)
+        names.append(os.path.join(folder, f"torch_files_{i}.cpp"))
+        _write_if_changed(os.path.join(root, names[-1]), text)
+    return names + [path for path in files if path not in inside]
 
 
 def _write_if_changed(path: str, text: str) -> None:
