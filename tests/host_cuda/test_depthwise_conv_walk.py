@@ -328,8 +328,11 @@ def test_what_a_walk_refuses(library):
         conv2d((8, 8), (3, 3), (1, 1), (2, 2), **square),
         conv2d((8, 8), (3, 3), (2, 1), **square),
         conv2d((8, 8), (3, 3), multiplier=2, **square),
-        dataclasses.replace(fits, size=(2, 8, 8)),
-        dataclasses.replace(fits, pad=((1, 1), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(2, 8, 8), pad=((1, 1), *fits.pad[1:])),
+        dataclasses.replace(fits, size=(3, 8, 8), stride=(2, 1, 1)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((1, 0), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((2, 0), *fits.pad[1:]), kernel=(3, 3, 3)),
+        dataclasses.replace(fits, size=(4, 8, 8), pad=((1, 1), *fits.pad[1:]), kernel=(2, 3, 3)),
     ]
     for channels_last in (False, True):
         run = Run(library, dataclasses.replace(fits, channels_last=channels_last), 0)

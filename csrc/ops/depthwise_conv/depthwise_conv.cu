@@ -7,6 +7,7 @@
 #include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
+#include "ops/depthwise_conv/line_launch.cuh"
 #include "ops/depthwise_conv/tiles.h"
 #include "ops/depthwise_conv/walk_launch.cuh"
 
@@ -230,6 +231,7 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
   if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   if (tile_walks(tile)) return walk(v, in, weight, bias, out, tile, stream);
+  if (tile_lines(tile)) return line(v, in, weight, bias, out, tile, stream);
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
@@ -271,6 +273,7 @@ int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) 
   if (any) tile = pick_gradient(p, v);
   if (p.out_channels() == 0 || !tile_fits(v, tile)) return 0;
   if (tile_walks(tile)) return plan_walk_gradient(v, tile).workspace;
+  if (tile_lines(tile)) return line_workspace(v, tile);
   GradientPlan plan{};
   return plan_gradient(v, tile, plan);
 }
@@ -284,6 +287,11 @@ cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t
   if (any) tile = pick_gradient(p, v);
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
   if (tile_walks(tile)) return walk_gradient(p, v, tile, stream);
+  if (tile_lines(tile)) {
+    Backward weight_alone{};
+    static_cast<BackwardWeight&>(weight_alone) = p;
+    return line_gradient(weight_alone, v, tile, stream);
+  }
   GradientPlan plan{};
   plan_gradient(v, tile, plan);
   auto fill = [&](auto& g) {
@@ -304,6 +312,25 @@ cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t
   }
   return for_dtype(p.dtype,
                    [&](auto zero) { return launch_gradient<decltype(zero)>(plan, stream); });
+}
+
+int backward_tile_cuda(const Backward& p, int tile) {
+  const View v = view_of(p);
+  // Without the gradient of the weight, that of the input is all there is to do.
+  if (p.out_channels() == 0 || p.dw == nullptr) return -1;
+  if (tile < 0) return pick_backward(v);
+  return tile_fits(v, tile) ? tile : -1;
+}
+
+int64_t backward_workspace_bytes_cuda(const Backward& p, int tile) {
+  const View v = view_of(p);
+  return tile_walks(tile) ? plan_walk_backward(v, tile).workspace : line_workspace(v, tile);
+}
+
+cudaError_t backward_cuda(const Backward& p, int tile, cudaStream_t stream) {
+  const View v = view_of(p);
+  if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
+  return tile_walks(tile) ? walk_backward(p, v, tile, stream) : line_gradient(p, v, tile, stream);
 }
 
 }  // namespace fastconv::depthwise_conv

@@ -24,6 +24,7 @@
 
 #include <cstdint>
 
+#include "common/activation.h"
 #include "common/types.h"
 
 namespace fastconv::depthwise_conv {
@@ -54,6 +55,10 @@ struct Forward : Problem {
   const void* bias;  // may be null
   void* y;
   Strides5 y_strides;
+  // y = activation(z) of the sum z above, or gradient * activation'(z), `gradient` lying as y does.
+  // The CPU's kernels alone do this.
+  Activation activation = Activation::kNone;
+  const void* gradient = nullptr;
 };
 
 // dx[n, c, i] = sum over (j, k, o) with o*stride + k*dilation - pad == i of
@@ -81,6 +86,17 @@ struct BackwardWeight : Problem {
   void* workspace;  // partial sums; on CUDA, backward_weight_workspace_bytes_cuda() bytes
 };
 
+// Both gradients in one pass over x and dy, on CUDA where a kernel serves the problem.
+struct Backward : BackwardWeight {
+  const void* weight;
+  void* dx;
+  Strides5 dx_strides;
+};
+
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile);
+
+// The tile for `tile`, which may be -1, or none: -1.
+int backward_tile_cuda(const Backward& p, int tile);
+int64_t backward_workspace_bytes_cuda(const Backward& p, int tile);
 
 }  // namespace fastconv::depthwise_conv

@@ -13,5 +13,7 @@ namespace fastconv::depthwise_conv {
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream);
 cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t stream);
 cudaError_t backward_weight_cuda(const BackwardWeight& p, int tile, cudaStream_t stream);
+// For a tile that backward_tile_cuda() names.
+cudaError_t backward_cuda(const Backward& p, int tile, cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv

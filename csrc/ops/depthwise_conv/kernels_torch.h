@@ -54,10 +54,13 @@ struct Filters {
   const void* bias_data() const { return bias.defined() ? bias.const_data_ptr() : nullptr; }
 };
 
-// Activations are in the problem's layout, and results allocated and not empty.
+// Activations are in the problem's layout, and results allocated and not empty.  `gradient` has
+// the strides of y, or is undefined.
 inline void run_forward(const Problem& problem, int64_t nd, const at::Tensor& x,
                         const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                        const at::Tensor& y, int64_t tile) {
+                        const at::Tensor& y, int64_t tile,
+                        Activation activation = Activation::kNone,
+                        const at::Tensor& gradient = {}) {
   Forward p;
   static_cast<Problem&>(p) = problem;
   const Filters filters(p, nd, weight, bias);
@@ -67,6 +70,8 @@ inline void run_forward(const Problem& problem, int64_t nd, const at::Tensor& x,
   p.bias = filters.bias_data();
   p.y = y.mutable_data_ptr();
   p.y_strides = strides_of(y, nd);
+  p.activation = activation;
+  p.gradient = gradient.defined() ? gradient.const_data_ptr() : nullptr;
   if (x.is_cpu()) {
     run_correlation(make_forward(p, active_isa()));
   } else {
@@ -124,6 +129,42 @@ inline void run_backward_weight(const Problem& problem, int64_t nd, const at::Te
     p.workspace = workspace.mutable_data_ptr();
     return backward_weight_cuda(p, tile, stream);
   });
+}
+
+// Both gradients in one pass over `x` and `dy`, where a CUDA kernel serves the problem; returns
+// whether one did.
+inline bool run_backward([[maybe_unused]] const Problem& problem, [[maybe_unused]] int64_t nd,
+                         const at::Tensor& x, [[maybe_unused]] const at::Tensor& dy,
+                         [[maybe_unused]] const at::Tensor& weight,
+                         [[maybe_unused]] const at::Tensor& dx,
+                         [[maybe_unused]] const at::Tensor& dw,
+                         [[maybe_unused]] const at::Tensor& db, [[maybe_unused]] int64_t tile) {
+  if (!x.is_cuda()) return false;
+#if defined(FASTCONV_WITH_CUDA)
+  Backward p;
+  static_cast<Problem&>(p) = problem;
+  const Filters filters(p, nd, weight, std::nullopt);
+  p.x = x.const_data_ptr();
+  p.x_strides = strides_of(x, nd);
+  p.dy = dy.const_data_ptr();
+  p.dy_strides = strides_of(dy, nd);
+  p.weight = filters.weight.const_data_ptr();
+  p.dx = dx.mutable_data_ptr();
+  p.dx_strides = strides_of(dx, nd);
+  p.dw = dw.mutable_data_ptr();
+  p.db = db.defined() ? db.mutable_data_ptr() : nullptr;
+  const int served = backward_tile_cuda(p, static_cast<int>(tile));
+  if (served < 0) return false;
+  launch_cuda(x, [&](auto stream) {
+    const at::Tensor workspace =
+        at::empty({backward_workspace_bytes_cuda(p, served)}, x.options().dtype(at::kByte));
+    p.workspace = workspace.mutable_data_ptr();
+    return backward_cuda(p, served, stream);
+  });
+  return true;
+#else
+  return false;
+#endif
 }
 
 }  // namespace fastconv::depthwise_conv

@@ -28,7 +28,8 @@ inline bool any_tile_fits(const View& v, int tile) {
 inline int pick_any_tile(const View& v) {
   const Axis &y = v.problem.axis[1], &x = v.problem.axis[2];
   // Smaller filters are bound by memory, and single rows have kernels of their own.
-  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1) {
+  if ((y.kernel > 7 || x.kernel > 7) && y.in > 1 && x.in > 1 &&
+      (v.problem.taps() > kLineTapsPreferred || pick_line(v) == kTileCount)) {
     // The band lies along rows of the filter, in the gradient of the weight along columns.  With
     // fewer than 5 taps of 32 the FMA units are as fast as the tensor cores.
     const Axis& band = v.pass == Pass::kBackwardWeight ? y : x;
@@ -36,6 +37,23 @@ inline int pick_any_tile(const View& v) {
     if (large_tile_fits(v, kTileCount)) return kTileCount;
   }
   return pick_tile(v);
+}
+
+// The tile that serves both gradients in one pass; -1 if none does, or two passes are faster.
+inline int pick_backward(const View& v) {
+  const int line = pick_line(v);
+  if (line < kTileCount) return line;
+  const Problem& p = v.problem;
+  for (const WalkKind kind : {WalkKind::kColumns4, WalkKind::kChannels, WalkKind::kScalar}) {
+    // 5x5 issues 70 instructions per output: 2.6 ps, as long as 7.8 bytes take.  Of 16-bit elements
+    // two walks move 8, with all the channels of a thread in one access; in one they would come one
+    // by one.
+    if (kind == WalkKind::kScalar && p.axis[2].kernel == 5 && element_size(p.dtype) == 2) continue;
+    for (int i = 0; i < kTileCount; ++i) {
+      if (kTiles[i].walk == kind && tile_fits(v, i)) return i;
+    }
+  }
+  return -1;
 }
 
 }  // namespace fastconv::depthwise_conv

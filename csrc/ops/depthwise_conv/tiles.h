@@ -12,12 +12,15 @@
 //
 // Tiles that walk serve square filters of 3, 5 and 7 taps at strides 1 and 2: a thread owns a strip
 // along W and goes down the rows, with the filter and the sums in registers (walk.cuh).
+//
+// Tiles of lines serve filters along a single axis, at stride 1 (line.cuh).
 #pragma once
 
 #include <cstdint>
 
 #include "common/types.h"
 #include "ops/depthwise_conv/depthwise_conv.h"
+#include "ops/depthwise_conv/line_tiles.h"
 #include "ops/depthwise_conv/view.h"
 #include "ops/depthwise_conv/walk_tiles.h"
 
@@ -29,6 +32,7 @@ struct Tile {
   int window;  // taps along the strip axis that slide over one set of loads; 1: no sliding
   bool wide;   // 64-bit indices, and weights read from global memory: serves everything
   WalkKind walk = WalkKind::kNone;
+  LineKind line = LineKind::kNone;
 };
 
 // Windows of even width serve the forward and backward-data passes alone, at steps of one input:
@@ -52,9 +56,13 @@ constexpr Tile kTiles[] = {
     {"walk_channels16", true, 0, false, WalkKind::kChannels16},
     {"walk_columns4", false, 0, false, WalkKind::kColumns4},
     {"walk_columns8", false, 0, false, WalkKind::kColumns8},
+    {"line_rows", false, 0, false, WalkKind::kNone, LineKind::kRows},
+    {"line_down", true, 0, false, WalkKind::kNone, LineKind::kDown},
+    {"line_down_scalar", false, 0, false, WalkKind::kNone, LineKind::kDownScalar},
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr bool tile_walks(int tile) { return kTiles[tile].walk != WalkKind::kNone; }
+constexpr bool tile_lines(int tile) { return kTiles[tile].line != LineKind::kNone; }
 
 // Weights (and bias) of a block's channels wait in shared memory.  Up to the first size several
 // blocks share a multiprocessor; the second is what every supported chip can give to one block.
@@ -146,8 +154,10 @@ constexpr bool slides(const View& v, const Tile& tile) {
 inline bool tile_fits(const View& v, int tile) {
   if (tile < 0 || tile >= kTileCount) return false;
   const Tile& t = kTiles[tile];
+  if (v.pass == Pass::kBackward && !tile_lines(tile) && !tile_walks(tile)) return false;
   if (t.wide) return true;
   if (needs_wide(v)) return false;
+  if (tile_lines(tile)) return internal::line_fits(v, t.line);
   if (t.walk != WalkKind::kNone) return internal::walk_fits(v, t.walk);
   if (t.window > 1 && !slides(v, t)) return false;
   if (t.window % 2 == 0 && v.pass == Pass::kBackwardWeight) return false;
@@ -180,10 +190,19 @@ inline int pick_walk(const View& v) {
     // Wide strips load less but leave fewer threads, which must be enough to fill a chip.
     const int64_t strips =
         ceil_div(p.axis[2].out, 8) * ceil_div(p.axis[1].out, 2 * p.axis[1].kernel);
-    if (kind == WalkKind::kColumns8 && p.batch * p.channels * strips < kWalkThreadsEnough) continue;
+    const int64_t planes = p.batch * p.axis[0].out * p.channels;
+    if (kind == WalkKind::kColumns8 && planes * strips < kWalkThreadsEnough) continue;
     for (int i = 0; i < kTileCount; ++i) {
       if (kTiles[i].walk == kind && tile_fits(v, i)) return i;
     }
+  }
+  return kTileCount;
+}
+
+// The best of the tiles of lines; kTileCount if none fits.  They are in order.
+inline int pick_line(const View& v) {
+  for (int i = 0; i < kTileCount; ++i) {
+    if (tile_lines(i) && tile_fits(v, i)) return i;
   }
   return kTileCount;
 }
@@ -194,7 +213,7 @@ inline int pick_gather(const View& v) {
   int64_t best_cost = INT64_MAX;
   for (int i = 0; i < kTileCount; ++i) {
     const Tile& t = kTiles[i];
-    if (t.walk != WalkKind::kNone || !tile_fits(v, i)) continue;
+    if (tile_walks(i) || tile_lines(i) || !tile_fits(v, i)) continue;
     const Axis& a = v.problem.axis[strip_axis(v.problem, t)];
     const bool backward = v.pass == Pass::kBackwardData;
     // Of a transposed stride, each output meets every stride-th tap.
@@ -217,7 +236,9 @@ inline int pick_gather(const View& v) {
 
 inline int pick_tile(const View& v) {
   const int walk = pick_walk(v);
-  return walk < kTileCount ? walk : pick_gather(v);
+  if (walk < kTileCount) return walk;
+  const int line = pick_line(v);
+  return line < kTileCount ? line : pick_gather(v);
 }
 
 }  // namespace fastconv::depthwise_conv

@@ -71,9 +71,14 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   if (mask[2]) db = at::empty_symint({g.out_channels}, weight.options());
   if (input.is_meta()) return {dx, dw, db};
   const Problem p = make_problem(g, input.scalar_type());
+  const Tensor x = mask[1] || mask[2] ? in_layout(input, g.channels_last) : input;
+  if (mask[0] && mask[1] && dx.numel() > 0 &&
+      run_backward(p, g.nd, x, dy, weight, dx, dw, db, tile)) {
+    return {dx, dw, db};
+  }
   if (mask[0] && dx.numel() > 0) run_backward_data(p, g.nd, dy, weight, std::nullopt, dx, tile);
   if (mask[1] || mask[2]) {
-    run_backward_weight(p, g.nd, in_layout(input, g.channels_last), dy, dw, db, tile);
+    run_backward_weight(p, g.nd, x, dy, dw, db, tile);
   }
   return {dx, dw, db};
 }

@@ -23,21 +23,21 @@ namespace fastconv::depthwise_conv {
 
 // The filters of a block's channels, [channel][tap] as in memory, neighbouring threads taking
 // neighbouring taps.
-template <class T, int V, int K>
+template <class T, int V, int kTaps>
 __device__ __forceinline__ void stage_filters(const Walk& g, int first_fast, int first_slot,
                                               T* staged) {
   const T* weight = static_cast<const T*>(g.weight);
   const int threads = g.block_fast * g.block_slots;
   const int rows = g.channels_last ? g.block_fast * V : g.block_slots;
-  for (int i = threadIdx.x; i < rows * K * K; i += threads) {
-    const int row = i / (K * K);
+  for (int i = threadIdx.x; i < rows * kTaps; i += threads) {
+    const int row = i / kTaps;
     int channel = first_fast * V + row;
     if (!g.channels_last) {  // slots behind the last one go round
       const int slot = first_slot + row;
       channel = slot - g.by_inner.divide(slot) * g.by_inner.value;
     }
     if (channel < g.channels) {
-      staged[i] = weight[int64_t{channel} * (K * K) + (i - row * (K * K))];
+      staged[i] = weight[int64_t{channel} * kTaps + (i - row * kTaps)];
     }
   }
 }
@@ -72,14 +72,15 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const int slot_block = g.by_chunks.divide(block_rest);
   const int first_fast = (block_rest - slot_block * g.by_chunks.value) * g.block_fast;
   const int first_slot = slot_block * g.block_slots;
-  stage_filters<T, V, K>(g, first_fast, first_slot, staged);
+  stage_filters<T, V, K * K>(g, first_fast, first_slot, staged);
   __syncthreads();
 
   const int thread_slot = g.by_block_fast.divide(threadIdx.x);
   const int thread_fast = threadIdx.x - thread_slot * g.block_fast;
   const int fast = first_fast + thread_fast, slot = first_slot + thread_slot;
   if (fast >= g.fast || slot >= g.slots) return;
-  const int n = g.by_inner.divide(slot), inner = slot - n * g.by_inner.value;
+  const int image_plane = g.by_inner.divide(slot), inner = slot - image_plane * g.by_inner.value;
+  const int n = g.by_depth.divide(image_plane), plane = image_plane - n * g.by_depth.value;
   const int channel = g.channels_last ? fast * V : inner;
   const int strip = (g.channels_last ? inner : fast) * P;  // its first group
 
@@ -104,8 +105,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
   const uint32_t columns = Row::mask(first_column, g.columns.in);
   int row = begin * kDown + g.rows.in_shift;
   const int last_row = min(g.rows.in, (end - 1) * kDown + g.rows.in_shift + (kUp == 1 ? K : kAges));
-  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c + row * g.in_row +
-                  int64_t{first_column} * g.in_column;
+  const T* from = static_cast<const T*>(g.in) + n * g.in_n + channel * g.in_c + plane * g.in_plane +
+                  row * g.in_row + int64_t{first_column} * g.in_column;
   const int first_out = strip * kUp - g.columns.out_shift;
   uint32_t stores = 0;
 #pragma unroll
@@ -113,8 +114,8 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
     if (first_out + p >= 0 && first_out + p < g.columns.out) stores |= 1u << p;
   }
   int out_row = begin * kUp - g.rows.out_shift;
-  T* to = static_cast<T*>(g.out) + n * g.out_n + channel * g.out_c + out_row * g.out_row +
-          int64_t{first_out} * g.out_column;
+  T* to = static_cast<T*>(g.out) + n * g.out_n + channel * g.out_c + plane * g.out_plane +
+          out_row * g.out_row + int64_t{first_out} * g.out_column;
 
   Row next;
   const int in_column = g.in_column * static_cast<int>(sizeof(T));  // in bytes

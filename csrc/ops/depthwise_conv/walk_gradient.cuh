@@ -10,6 +10,9 @@
 //   iteration i loads dy row i and the rows of x that begin there:
 //     sum[tap row of age a and that row of x] += dy[a] * x
 //
+// Of 3x3x3, each block takes one of the three filter planes: x and dy are read three times, by
+// neighbouring blocks, so twice from the second-level cache.
+//
 // Blocks write partial sums, [split][tap][channel] with the bias as the last tap, which
 // add_splits() adds in order.
 #pragma once
@@ -61,24 +64,25 @@ struct GradientWalk {
 
 // Sums kValues values per thread over the threads of a block that share channels, and writes those
 // of tap `first` on; `staged` holds kValues of every thread or, if the channels are contiguous, of
-// every warp.
+// every warp_slots of them.
 template <class A, int V, int kValues>
-__device__ __forceinline__ void write_sums(const WalkGradient& g, A (&values)[kValues][V],
-                                           A* staged, int thread_fast, int thread_slot,
-                                           int first_channel, A* target) {
+__device__ __forceinline__ void write_sums(const WalkSums& g, A (&values)[kValues][V], A* staged,
+                                           int thread_fast, int thread_slot, int first_channel,
+                                           A* target) {
   int rows = g.block_slots, row = thread_slot;
   bool writes = true;
-  if (!g.channels_last) {  // a warp has one channel
+  if (!g.channels_last) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
 #pragma unroll
       for (int lanes = 16; lanes > 0; lanes /= 2) {
-        values[i][0] += __shfl_down_sync(~0u, values[i][0], lanes);
+        const A other = __shfl_down_sync(~0u, values[i][0], lanes);
+        if (lanes < g.warp_slots) values[i][0] += other;
       }
     }
-    rows = g.block_slots / 32;
-    row = thread_slot / 32;
-    writes = thread_slot % 32 == 0;
+    rows = g.block_slots / g.warp_slots;
+    row = thread_slot / g.warp_slots;
+    writes = thread_slot % g.warp_slots == 0;
   }
   const int width = g.block_fast * V;
   if (writes) {
@@ -109,7 +113,10 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
   constexpr uint32_t kAllColumns = (1u << kColumns) - 1, kAllOutputs = (1u << P) - 1;
   FASTCONV_DYNAMIC_SMEM(A, staged);
 
-  const int block = blockIdx.x;
+  const int block = g.by_planes.divide(blockIdx.x);
+  const int meeting = blockIdx.x - block * g.by_planes.value;
+  const int plane_shift = meeting - g.by_planes.value / 2;
+  const bool with_bias = g.with_bias && plane_shift == 0;
   const int split = g.by_chunks.divide(block);
   const int first_fast = (block - split * g.by_chunks.value) * g.block_fast;
   const int major = g.by_minor.divide(threadIdx.x);
@@ -132,8 +139,11 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     const int segment = unit - slot_block * g.by_segments.value;
     const int slot = slot_block * g.block_slots + thread_slot;
     if (channel >= g.channels || slot >= g.slots) continue;
-    const int n = g.by_strips.divide(slot);
-    const int strip = (slot - n * g.by_strips.value) * P;
+    const int image_plane = g.by_strips.divide(slot);
+    const int strip = (slot - image_plane * g.by_strips.value) * P;
+    const int n = g.by_depth.divide(image_plane), plane = image_plane - n * g.by_depth.value;
+    const int x_plane = plane + plane_shift;
+    if (x_plane < 0 || x_plane >= g.by_depth.value) continue;
 
     const int begin = segment * g.segment_rows, end = min(begin + g.segment_rows, g.rows.out);
     const int first_column = strip * kDown + g.columns.in_shift;
@@ -156,10 +166,10 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     const int last_row = min(g.rows.in, (end - 1) * kDown + g.rows.in_shift + K);
     const int x_column = g.x_column * static_cast<int>(sizeof(T));  // in bytes
     const int dy_column = g.dy_column * static_cast<int>(sizeof(T));
-    const T* x = static_cast<const T*>(g.x) + n * g.x_n + channel * g.x_c + row * g.x_row +
-                 int64_t{first_column} * g.x_column;
-    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c + begin * g.dy_row +
-                  int64_t{strip} * g.dy_column;
+    const T* x = static_cast<const T*>(g.x) + n * g.x_n + channel * g.x_c + x_plane * g.x_plane +
+                 row * g.x_row + int64_t{first_column} * g.x_column;
+    const T* dy = static_cast<const T*>(g.dy) + n * g.dy_n + channel * g.dy_c + plane * g.dy_plane +
+                  begin * g.dy_row + int64_t{strip} * g.dy_column;
     typename Thread::XRow next_x;
     typename Thread::DyRow next_dy;
     next_x.load(x, x_column, row >= 0 && row < last_row ? x_mask : 0);
@@ -183,7 +193,7 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
 #pragma unroll
           for (int a = kAges - 1; a > 0; --a) t.dy[a][p][v] = t.dy[a - 1][p][v];
           t.dy[0][p][v] = next_dy.widened(p, v);
-          if (g.with_bias) t.bias[v] += t.dy[0][p][v];
+          if (with_bias) t.bias[v] += t.dy[0][p][v];
           if (!whole) finite += 0 * t.dy[0][p][v];
         }
       }
@@ -215,11 +225,15 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkGradientBlocks)
     }
   }
 
-  A* target = static_cast<A*>(g.partial) + static_cast<int64_t>(split) * (K * K + 1) * g.channels;
+  A* target = static_cast<A*>(g.partial) +
+              (static_cast<int64_t>(split) * (g.by_planes.value * K * K + 1) + meeting * K * K) *
+                  g.channels;
 #pragma unroll
   for (int k = 0; k < K; ++k, target += int64_t{K} * g.channels) {
     write_sums<A, V, K>(g, t.sum[k], staged, thread_fast, thread_slot, first_fast * V, target);
   }
+  if (plane_shift != 0) return;
+  target += static_cast<int64_t>(g.by_planes.value - 1 - meeting) * K * K * g.channels;
   A bias[1][V];
 #pragma unroll
   for (int v = 0; v < V; ++v) bias[0][v] = t.bias[v];

@@ -47,6 +47,23 @@ constexpr bool walks_for_weight(int64_t element_size, int64_t kernel) {
   return element_size < 8 || kernel < 7;
 }
 
+// Channels per thread of the kernel for both gradients at once; 0: not compiled (see
+// walk_backward.cuh).
+constexpr int walk_backward_lanes(WalkKind kind, int64_t element_size, int64_t kernel) {
+  const bool fits = kernel == 3 || (kernel == 5 && element_size < 8);
+  if (!fits) return 0;
+  if (kind == WalkKind::kChannels) return kernel == 3 && element_size < 8 ? 2 : 0;
+  if (kind == WalkKind::kColumns4) return element_size < 8 ? 1 : 0;
+  return kind == WalkKind::kScalar ? 1 : 0;
+}
+
+// Channels per thread of the kernel for 3x3x3; 0: not compiled (see walk_planes.cuh).
+constexpr int walk_planes_lanes(WalkKind kind, int64_t element_size) {
+  if (kind == WalkKind::kChannels) return element_size < 8 ? 2 : 0;
+  if (kind == WalkKind::kColumns4) return element_size < 8 ? 1 : 0;
+  return kind == WalkKind::kScalar ? 1 : 0;
+}
+
 // Groups of outputs in a thread's strip (a group: the `up` outputs between neighbouring inputs of a
 // gradient); 0: not compiled.
 constexpr int walk_outputs(WalkKind kind, int64_t down, int64_t up) {
@@ -92,27 +109,57 @@ inline bool vectors(const Problem& p, const void* data, const Strides5& strides,
                          : width % vector == 0 && strides.sp[2] == 1 &&
                                (p.channels <= 1 || strides.c % vector == 0);
   return inner && (height <= 1 || strides.sp[1] % vector == 0) &&
+         (p.axis[0].in <= 1 || strides.sp[0] % vector == 0) &&
          (p.batch <= 1 || strides.n % vector == 0) &&
          reinterpret_cast<uintptr_t>(data) % (vector * element_size(p.dtype)) == 0;
 }
 
-// A dense square filter over planes, within the sizes that 32-bit positions serve.
+// Whether planes meet their neighbours: a filter of 3x3x3 at stride 1.
+constexpr bool meets_planes(const Problem& p) {
+  const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  return d.kernel == 3 && d.stride == 1 && d.dilation == 1 && d.pad == 1 && d.in == d.out &&
+         h.kernel == 3 && w.kernel == 3 && w.stride == 1;
+}
+
+// A dense square filter over planes, each by itself or with its neighbours, within the sizes that
+// 32-bit positions serve.
 inline bool walks(const View& v) {
   const Problem& p = v.problem;
   const Axis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  return p.multiplier == 1 && d.in == 1 && d.out == 1 && d.kernel == 1 && d.pad == 0 &&
-         h.kernel == w.kernel && (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) &&
-         h.dilation == 1 && w.dilation == 1 && h.stride == w.stride && w.stride <= 2 &&
-         p.channels < (int64_t{1} << 30) / max_of(p.batch * max_of(w.in, w.out), 1);
+  return p.multiplier == 1 && (idle_axis(d) || meets_planes(p)) && h.kernel == w.kernel &&
+         (w.kernel == 3 || w.kernel == 5 || w.kernel == 7) && h.dilation == 1 && w.dilation == 1 &&
+         h.stride == w.stride && w.stride <= 2 &&
+         p.channels < (int64_t{1} << 30) / max_of(p.batch * d.in * max_of(w.in, w.out), 1);
+}
+
+// Both gradients at once, of tensors of one size.
+inline bool walk_backward_fits(const View& v, WalkKind kind) {
+  const Problem& p = v.problem;
+  const Axis &h = p.axis[1], &w = p.axis[2];
+  const int64_t size = element_size(p.dtype), half = (w.kernel - 1) / 2;
+  const int64_t lanes = walk_backward_lanes(kind, size, w.kernel);
+  if (lanes == 0 || w.stride != 1 || meets_planes(p) || h.pad != half || w.pad != half ||
+      h.in != h.out || w.in != w.out) {
+    return false;
+  }
+  if (kind == WalkKind::kScalar) return true;
+  if (in_columns(kind) == p.channels_last) return false;
+  const int64_t vector = in_columns(kind) ? walk_vector(walk_outputs(kind, 1, 1), size) : lanes;
+  return vectors(p, v.big, v.big_strides, false, vector) &&
+         vectors(p, v.small, v.small_strides, true, vector) &&
+         vectors(p, v.extra, v.extra_strides, false, vector);
 }
 
 inline bool walk_fits(const View& v, WalkKind kind) {
   const Problem& p = v.problem;
   if (!walks(v)) return false;
+  if (v.pass == Pass::kBackward) return walk_backward_fits(v, kind);
   const Axis& w = p.axis[2];
   const int64_t size = element_size(p.dtype);
   const int down = walk_down(v), up = walk_up(v);
-  const int lanes = walk_lanes(kind, size, w.kernel), outputs = walk_outputs(kind, down, up);
+  const bool planes = meets_planes(p) && v.pass != Pass::kBackwardWeight;
+  const int lanes = planes ? walk_planes_lanes(kind, size) : walk_lanes(kind, size, w.kernel);
+  const int outputs = walk_outputs(kind, down, up);
   if (lanes == 0 || outputs == 0) return false;
   if (v.pass == Pass::kBackwardWeight && !walks_for_weight(size, w.kernel)) return false;
   if (kind == WalkKind::kScalar) return true;

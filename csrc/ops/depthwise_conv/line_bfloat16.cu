@@ -1,0 +1,11 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "ops/depthwise_conv/line_run.cuh"
+
+namespace fastconv::depthwise_conv {
+
+template cudaError_t launch_line<gpu::bfloat16>(const LinePlan&, cudaStream_t);
+template cudaError_t launch_line_gradient<gpu::bfloat16>(const LinePlan&, cudaStream_t);
+
+}  // namespace fastconv::depthwise_conv
