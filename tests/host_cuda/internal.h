@@ -20,12 +20,12 @@ namespace fastconv::host_cuda {
 
 // ---- memory.cpp --------------------------------------------------------------------------------
 
-// Shared memory of a block: NaN in every floating format, between two guards that hold large
-// numbers, so that a read shows in the results and a write is found.  AddressSanitizer poisons
-// the guards instead.
+// Shared memory of a block: bytes of `fill` (0xFF is NaN in every floating format), between two
+// guards that hold large numbers, so that a read shows in the results and a write is found.
+// AddressSanitizer poisons the guards instead.
 class Smem {
  public:
-  explicit Smem(size_t bytes);
+  Smem(size_t bytes, unsigned char fill);
   ~Smem();
   Smem(const Smem&) = delete;
   Smem& operator=(const Smem&) = delete;

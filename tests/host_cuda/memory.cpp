@@ -39,13 +39,13 @@ size_t page() {
 
 }  // namespace
 
-Smem::Smem(size_t bytes) : bytes_(bytes) {
+Smem::Smem(size_t bytes, unsigned char fill) : bytes_(bytes) {
   void* p = nullptr;
   if (posix_memalign(&p, 128, kFront + bytes + kBack) != 0) throw std::bad_alloc();
   memory_ = static_cast<unsigned char*>(p);
   data_ = memory_ + kFront;
   std::memset(memory_, kGuard, kFront);
-  std::memset(data_, 0xFF, bytes);
+  std::memset(data_, fill, bytes);
   std::memset(data_ + bytes, kGuard, kBack);
   ON_ASAN(ASAN_POISON_MEMORY_REGION(memory_, kFront);)
   ON_ASAN(ASAN_POISON_MEMORY_REGION(data_ + bytes, kBack);)

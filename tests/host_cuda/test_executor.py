@@ -53,6 +53,12 @@ def test_wrong_wait_gives_nan(library):
     assert np.isnan(mirror(library, WRONG_WAIT, hc.FORWARD)[0]).any()
 
 
+def test_wrong_wait_gives_numbers_too(library):
+    """A kernel that computes anew what is not finite would hide it else."""
+    result, expected = mirror(library, WRONG_WAIT, hc.REVERSE)
+    assert np.isfinite(result).all() and not is_right((result, expected))
+
+
 @pytest.mark.parametrize(
     ("bug", "message"),
     [

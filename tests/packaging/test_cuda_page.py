@@ -83,8 +83,9 @@ code for sm_90
 def test_reads_machine_code():
     (code,) = machine_code.read_sass(SASS.splitlines()).values()
     assert code.accesses == {"LDG.16": 1, "LDG.128": 1, "STG.32": 1}
-    async_copy = "@P0 LDGSTS.E.BYPASS.LTC128B.128 [R1], desc[UR4][R2.64]"
-    assert machine_code.opcode(async_copy) == "LDG.128"
+    assert (
+        machine_code.opcode("@P0 LDGSTS.E.BYPASS.LTC128B.128 [R1], desc[UR4][R2.64]") == "LDG.128"
+    )
     assert code.multiply_adds == 2 and sum(code.loop.values()) == 5
     assert cuda_kernels.widths([code], "LDG") == "128 16"
 
