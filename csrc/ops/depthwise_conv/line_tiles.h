@@ -157,7 +157,8 @@ inline bool line_fits(const View& v, LineKind kind) {
   const int64_t size = element_size(p.dtype);
   const bool weight = v.pass == Pass::kBackwardWeight || v.pass == Pass::kBackward;
   const int64_t vector = weight ? line_gradient_lanes(kind, size) : line_lanes(kind, size);
-  // Lines are counted in ints, and so are the places on all lines of a channel; all elements are not.
+  // Lines are counted in ints, and so are the places on all lines of a channel; all elements are
+  // not.
   const int64_t length = max_of(max_of(a.in, a.out), 1) + a.kernel * a.dilation;
   const int64_t lanes = lines.channel_lanes ? 1 : lines.lanes;
   const int64_t counted = lines.channel_lanes ? 1 : p.channels;
