@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cases import OPS
+from model_results import claim as model_claim
+from model_results import full as model_full
 from results import COMPILE, NATIVE, OTHER, OURS, STATS, Row, load, rows_of
 from timing import geomean
 
@@ -160,6 +162,8 @@ def limits_line(result: dict[str, Any]) -> str:
 
 def full(result: dict[str, Any], stat: str = "median") -> str:
     """The whole report."""
+    if result.get("kind") == "models":
+        return model_full(result, stat)
     rows, floor = rows_of(result, stat), result["limits"]["host_floor"]
     parts = [device_line(result), limits_line(result)]
     for op in OPS:
@@ -206,9 +210,13 @@ def claim(result: dict[str, Any], what: str) -> str:
     """The text that a document's block `what` must hold.
 
     `what` is summary, families, table OP, device, or a single number: `native OP PASS`,
-    `compile OP PASS`, `limit OP PASS` (geometric means; `*` for any OP or PASS).
+    `compile OP PASS`, `limit OP PASS` (geometric means; `*` for any OP or PASS).  model_results.py
+    says what there is for a file of models.py.
     """
-    rows, words = rows_of(result), what.split()
+    words = what.split()
+    if result.get("kind") == "models":
+        return model_claim(result, words)
+    rows = rows_of(result)
     if words[0] == "summary":
         return summary(rows, lambda row: f"{row.case.op} {row.case.mode}", "operator")
     if words[0] == "families":

@@ -60,6 +60,31 @@ def sources(root: str, cuda: bool) -> list[str]:
     return sorted(found)
 
 
+def merge_torch_files(root: str, files: Sequence[str], folder: str, count: int = 2) -> list[str]:
+    """Replaces the files that include torch's headers by `count` files in `folder` with them all.
+
+    Those headers take 7 seconds a file, more than what is ours in it.
+    """
+    inside = [path for path in files if path.endswith("torch.cpp")]
+    merged = []
+    for i in range(min(count, len(inside))):
+        text = "".join(f'#include "{os.path.relpath(path, "csrc")}"\n' for path in inside[i::count])
+        path = os.path.join(folder, f"torch_files_{i}.cpp")
+        _write_if_changed(os.path.join(root, path), text)
+        merged.append(path)
+    return merged + [path for path in files if path not in inside]
+
+
+def _write_if_changed(path: str, text: str) -> None:
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as old:
+            if old.read() == text:
+                return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as new:
+        new.write(text)
+
+
 def jobs(env: Mapping[str, str], cores: int, memory: int | None) -> int:
     """How many compilers run at once: MAX_JOBS, or as many as cores and memory allow."""
     asked = env.get("MAX_JOBS", "").strip()
@@ -100,7 +125,11 @@ def cxx_flags(root: str, choice: Choice, system_dirs: Sequence[str], werror: boo
     Instruction sets above the baseline are chosen in the sources, by target pragmas.
     """
     flags = [
-        "-O3",
+        # The rest of -O3 makes the rearrangements up to 1.4 times faster, which ask for it in their
+        # sources, nothing else, and takes a fifth longer to compile.
+        "-O2",
+        "-fpeel-loops",
+        "-funswitch-loops",
         "-g0",  # Python's own flags often hold -g, which doubles time and size
         "-std=c++20",
         "-fopenmp",  # without it at::parallel_for is a plain loop

@@ -61,16 +61,17 @@ class build_ext(_build_ext):
     def _torch_command(self, torch: ModuleType, choice: Choice, count: int) -> Any:
         from torch.utils import cpp_extension
 
-        self.distribution.ext_modules = [_extension(cpp_extension, choice, count)]
-        command = cpp_extension.BuildExtension(self.distribution)
-        for name in ("build_lib", "inplace", "editable_mode", "debug", "plat_name"):
-            if hasattr(self, name):
-                setattr(command, name, getattr(self, name))
         # One folder per torch: objects are reused by the next build against the same torch, also
         # by editable installs (which get a temporary folder otherwise), and never by another.
         kind = "cuda" if choice.cuda else "cpu"
         tag = f"{sys.implementation.cache_tag}-torch{torch.__version__}-{kind}"
-        command.build_temp = os.path.join(ROOT, "build", f"temp-{tag}")
+        temp = os.path.join("build", f"temp-{tag}")
+        self.distribution.ext_modules = [_extension(cpp_extension, choice, count, temp)]
+        command = cpp_extension.BuildExtension(self.distribution)
+        for name in ("build_lib", "inplace", "editable_mode", "debug", "plat_name"):
+            if hasattr(self, name):
+                setattr(command, name, getattr(self, name))
+        command.build_temp = os.path.join(ROOT, temp)
         command.ensure_finalized()
         return command
 
@@ -91,10 +92,11 @@ class build_ext(_build_ext):
             out.write("\n".join(lines) + "\n")
 
 
-def _extension(cpp_extension: ModuleType, choice: Choice, count: int) -> Any:
+def _extension(cpp_extension: ModuleType, choice: Choice, count: int, temp: str) -> Any:
     files = build_plan.sources(ROOT, choice.cuda)
     if not files:
         raise BuildStop(f"there are no sources under {os.path.join(ROOT, 'csrc')}.")
+    files = build_plan.merge_torch_files(ROOT, files, temp)
     make = cpp_extension.CUDAExtension if choice.cuda else cpp_extension.CppExtension
     system_dirs = cpp_extension.include_paths("cuda" if choice.cuda else "cpu")
     werror = os.environ.get("FASTCONV_WERROR") == "1"

@@ -26,7 +26,7 @@ else:
 
 @dataclass(frozen=True)
 class Config:
-    """The facts that :func:`config` reports.
+    """The facts that :func:`fastconv.config` reports.
 
     Attributes:
         version: Version of fastconv.
@@ -55,6 +55,9 @@ class Config:
 
 def config() -> Config:
     """Reports versions, CPU levels, CUDA architectures and why CUDA kernels are missing.
+
+    Returns:
+        A :class:`~fastconv._config.Config`; ``python -m fastconv`` prints it.
 
     Example:
         >>> import fastconv

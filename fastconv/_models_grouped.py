@@ -27,7 +27,11 @@ class ResNeXtBlock(nn.Module):
         base_width: ``planes * base_width // 64`` is the width of each group.
 
     Shape:
-        ``(N, inplanes, H, W)`` to ``(N, 4 * planes, ceil(H / stride), ceil(W / stride))``.
+        ``(N, inplanes, H, W)`` to ``(N, 4 * planes, ceil(H / stride), ceil(W / stride))``, of the
+        dtype of the parameters.
+
+    Raises:
+        RuntimeError: At the call: the input does not have `inplanes` channels.
 
     Example:
         >>> block = fastconv.models.ResNeXtBlock(64, 16, groups=8, base_width=16)
@@ -90,7 +94,8 @@ class ShuffleBlock(nn.Module):
         groups: Of the pointwise convolutions; divides all channels and a quarter of `planes`.
 
     Shape:
-        ``(N, inplanes, H, W)`` to ``(N, planes, ceil(H / stride), ceil(W / stride))``.
+        ``(N, inplanes, H, W)`` to ``(N, planes, ceil(H / stride), ceil(W / stride))``, of the dtype
+        of the parameters.
 
     Raises:
         ValueError: Channels do not fit stride or groups.
@@ -146,7 +151,11 @@ class SqueezeExcite(nn.Module):
         expand_planes: Half of the channels of the output.
 
     Shape:
-        ``(N, in_planes, H, W)`` to ``(N, 2 * expand_planes, H, W)``.
+        ``(N, in_planes, H, W)`` to ``(N, 2 * expand_planes, H, W)``, of the dtype of the
+        parameters.
+
+    Raises:
+        RuntimeError: At the call: the input does not have `in_planes` channels.
 
     Example:
         >>> block = fastconv.models.SqueezeExcite(256, 48, 192)

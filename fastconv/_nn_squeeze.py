@@ -16,10 +16,14 @@ from fastconv import functional
 class GlobalAvgPool1d(nn.Module):
     """The average of each channel of a sequence: :func:`fastconv.global_avg_pool1d`.
 
-    As ``nn.AdaptiveAvgPool1d(1)``.
+    As :class:`torch.nn.AdaptiveAvgPool1d` of 1.
 
     Shape:
-        ``(N, C, L)`` or ``(C, L)`` to ``(N, C, 1)`` or ``(C, 1)``.
+        ``(N, C, L)`` or ``(C, L)`` to ``(N, C, 1)`` or ``(C, 1)``;
+        float32, float64, float16 or bfloat16.
+
+    Raises:
+        RuntimeError: At the call: the input is of another rank or dtype.
 
     Example:
         >>> fastconv.nn.GlobalAvgPool1d()(torch.randn(2, 8, 50)).shape
@@ -34,10 +38,14 @@ class GlobalAvgPool1d(nn.Module):
 class GlobalAvgPool2d(nn.Module):
     """The average of each channel of an image: :func:`fastconv.global_avg_pool2d`.
 
-    As ``nn.AdaptiveAvgPool2d(1)``.
+    As :class:`torch.nn.AdaptiveAvgPool2d` of 1.
 
     Shape:
-        ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, C, 1, 1)`` or ``(C, 1, 1)``.
+        ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, C, 1, 1)`` or ``(C, 1, 1)``;
+        float32, float64, float16 or bfloat16.
+
+    Raises:
+        RuntimeError: At the call: the input is of another rank or dtype.
 
     Example:
         >>> fastconv.nn.GlobalAvgPool2d()(torch.randn(2, 8, 7, 7)).shape
@@ -52,10 +60,14 @@ class GlobalAvgPool2d(nn.Module):
 class GlobalAvgPool3d(nn.Module):
     """The average of each channel of a volume: :func:`fastconv.global_avg_pool3d`.
 
-    As ``nn.AdaptiveAvgPool3d(1)``.
+    As :class:`torch.nn.AdaptiveAvgPool3d` of 1.
 
     Shape:
-        ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, 1, 1, 1)`` or ``(C, 1, 1, 1)``.
+        ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, C, 1, 1, 1)`` or ``(C, 1, 1, 1)``;
+        float32, float64, float16 or bfloat16.
+
+    Raises:
+        RuntimeError: At the call: the input is of another rank or dtype.
 
     Example:
         >>> fastconv.nn.GlobalAvgPool3d()(torch.randn(2, 8, 4, 7, 7)).shape

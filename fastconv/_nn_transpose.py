@@ -98,7 +98,8 @@ class DepthwiseConvTranspose1d(_DepthwiseTranspose, nn.ConvTranspose1d):
     Takes the arguments of ``nn.ConvTranspose1d``; `groups` defaults to `in_channels`.
 
     Shape:
-        ``(N, C, L)`` or ``(C, L)`` to ``(N, out_channels, L_out)`` or ``(out_channels, L_out)``.
+        ``(N, C, L)`` or ``(C, L)`` to ``(N, out_channels, L_out)`` or ``(out_channels, L_out)``;
+        float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.
@@ -120,7 +121,7 @@ class DepthwiseConvTranspose2d(_DepthwiseTranspose, nn.ConvTranspose2d):
 
     Shape:
         ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, out_channels, H_out, W_out)`` or the same without
-        ``N``.
+        ``N``; float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.
@@ -142,7 +143,7 @@ class DepthwiseConvTranspose3d(_DepthwiseTranspose, nn.ConvTranspose3d):
 
     Shape:
         ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, out_channels, D_out, H_out, W_out)`` or the
-        same without ``N``.
+        same without ``N``; float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.

@@ -16,6 +16,7 @@ from onnxscript import ir
 from onnxscript import opset18 as op
 
 from fastconv import _onnx_squeeze as squeeze
+from fastconv._onnx_activation import with_activation
 
 # Sizes are ints where they are known, and one-dimensional tensors of one element where they are
 # only known when the model runs.
@@ -284,6 +285,7 @@ def table() -> dict[Callable[..., Any], Callable[..., Any]]:
     ops = torch.ops.fastconv
     return {
         ops.depthwise_conv.default: _conv,
+        ops.depthwise_conv_act.default: with_activation(_conv),
         ops.depthwise_conv_transpose.default: _conv_transpose,
         ops.space_to_depth.default: _space_to_depth,
         ops.depth_to_space.default: _depth_to_space,

@@ -192,15 +192,15 @@ def convert_(
     not.
 
     Args:
-        model: A module, of any shape of input; wrappers such as ``DistributedDataParallel`` and
-            compiled models too.
+        model: A module, of any shape of input and any dtype; wrappers such as
+            ``DistributedDataParallel`` and compiled models too.
         filter_fn: Called with the name and the module of each layer that could be swapped; those
             for which it returns False are left alone.  A module that has several names is asked
             about by its first.
 
     Returns:
-        A report: what was swapped, what was fastconv's already, and what was left alone and why.
-        ``print(report)`` shows it as a table.
+        What was swapped, what was fastconv's already, and what was left alone and why, as a
+        :class:`~fastconv.convert.ConversionReport`; ``print(report)`` shows a table.
 
     Raises:
         TypeError: `model` is not a module, or `filter_fn` is not callable.

@@ -7,11 +7,8 @@ These functions only bring their arguments into one form; the operators check th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastconv import _C
 from fastconv._arguments import (
@@ -39,6 +36,7 @@ from fastconv._functional_transpose import (
 from fastconv._functional_update import causal_conv1d_update as causal_conv1d_update
 
 _conv = torch.ops.fastconv.depthwise_conv.default
+_conv_act = torch.ops.fastconv.depthwise_conv_act.default
 _space_to_depth = torch.ops.fastconv.space_to_depth.default
 _depth_to_space = torch.ops.fastconv.depth_to_space.default
 _channel_shuffle = torch.ops.fastconv.channel_shuffle.default
@@ -49,13 +47,7 @@ _depth_max_pool_with_indices = torch.ops.fastconv.depth_max_pool_with_indices.de
 # torch.compile sees is torch.ops.  They return None for calls that they leave to it as well.
 _compiling = torch.compiler.is_dynamo_compiling
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "relu6": F.relu6,
-    "hardswish": F.hardswish,
-    "silu": F.silu,
-    "gelu": F.gelu,
-}
+_ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 
 
 def _depthwise_conv(
@@ -83,8 +75,12 @@ def _depthwise_conv(
     if isinstance(padding, str) and (weight.dim() != nd + 2 or input.dim() < nd):
         padding = 0  # there is nothing to compute it from; the operator says what is wrong
     pads = padding_list(function, padding, input, weight.shape[2:], strides, dilations)
-    output: Tensor = _conv(input, weight, bias, strides, pads, dilations)
-    return output if activation is None else _ACTIVATIONS[activation](output)
+    output: Tensor
+    if activation is None:
+        output = _conv(input, weight, bias, strides, pads, dilations)
+    else:
+        output = _conv_act(input, weight, bias, strides, pads, dilations, activation)
+    return output
 
 
 def depthwise_conv1d(
@@ -112,7 +108,7 @@ def depthwise_conv1d(
             and none after, so that no output sees the future.
         dilation: Step between the taps of a filter.
         activation: None, ``'relu'``, ``'relu6'``, ``'hardswish'``, ``'silu'`` or ``'gelu'``,
-            applied to the result.
+            applied in the same pass.
 
     Returns:
         ``(N, C * multiplier, L_out)``, or without ``N``.
@@ -154,7 +150,7 @@ def depthwise_conv2d(
             dimension, ``'valid'``, or ``'same'`` (TensorFlow's rule where ``stride > 1``).
         dilation: One int, or one per dimension.
         activation: None, ``'relu'``, ``'relu6'``, ``'hardswish'``, ``'silu'`` or ``'gelu'``,
-            applied to the result.
+            applied in the same pass.
 
     Returns:
         ``(N, C * multiplier, H_out, W_out)``, or without ``N``, channels-last if `input` or

@@ -40,7 +40,7 @@ class StochasticDepth(nn.Module):
         p: Probability to drop a sample in training; what stays is divided by ``1 - p``.
 
     Shape:
-        ``(N, *)`` to the same.
+        ``(N, *)`` to the same; any floating-point dtype.
 
     Raises:
         ValueError: `p` is not in [0, 1].
@@ -83,7 +83,10 @@ class ConvNeXtBlock(nn.Module):
         drop_path: Probability of stochastic depth.
 
     Shape:
-        ``(N, dim, H, W)`` to the same.
+        ``(N, dim, H, W)`` to the same, of the dtype of the parameters.
+
+    Raises:
+        RuntimeError: At the call: the input does not have `dim` channels.
 
     Example:
         >>> x = torch.randn(1, 96, 14, 14).to(memory_format=torch.channels_last)
@@ -138,7 +141,8 @@ class InvertedResidual(nn.Module):
             projection, as in MobileNetV3 and EfficientNet.
 
     Shape:
-        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
+        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``, of the dtype of the
+        parameters.
 
     Raises:
         ValueError: `stride` is neither 1 nor 2.

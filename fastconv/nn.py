@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: fastconv contributors
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers: one for each function of :mod:`fastconv.functional`.
+"""Layers: one for each function of :mod:`fastconv`.
 
 The convolutions and shuffles subclass their :mod:`torch.nn` counterparts: same constructor, same
 ``state_dict``, same initialisation.
@@ -137,7 +137,8 @@ class DepthwiseConv1d(_Depthwise, nn.Conv1d):
     be ``'causal'``, a ``((begin, end),)`` pair, or ``'same'`` with any stride.
 
     Shape:
-        ``(N, C, L)`` or ``(C, L)`` to ``(N, out_channels, L_out)`` or ``(out_channels, L_out)``.
+        ``(N, C, L)`` or ``(C, L)`` to ``(N, out_channels, L_out)`` or ``(out_channels, L_out)``;
+        float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.
@@ -160,7 +161,7 @@ class DepthwiseConv2d(_Depthwise, nn.Conv2d):
 
     Shape:
         ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, out_channels, H_out, W_out)`` or the same without
-        ``N``.
+        ``N``; float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.
@@ -182,7 +183,7 @@ class DepthwiseConv3d(_Depthwise, nn.Conv3d):
 
     Shape:
         ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, out_channels, D_out, H_out, W_out)`` or the
-        same without ``N``.
+        same without ``N``; float32, float64, float16 or bfloat16, as the parameters.
 
     Raises:
         ValueError: `groups` is not `in_channels`, or `out_channels` is not a multiple of it.
@@ -198,6 +199,8 @@ class DepthwiseConv3d(_Depthwise, nn.Conv3d):
 class DepthMaxPool(nn.Module):
     """Maximum over windows of channels, or of channels and space: :func:`fastconv.depth_max_pool`.
 
+    For images and a tuple it is :class:`torch.nn.MaxPool3d` of ``input.unsqueeze(1)``.
+
     Args:
         kernel_size: An int pools over channels alone; ``(kc, *spatial)`` over all of them.
         stride: As `kernel_size`, which is its default.
@@ -207,7 +210,11 @@ class DepthMaxPool(nn.Module):
         ceil_mode: Keep a last window that is only partly filled.
 
     Shape:
-        ``(N, C, *spatial)`` to ``(N, C_out, *spatial_out)``.
+        ``(N, C, *spatial)`` to ``(N, C_out, *spatial_out)``, of the dtype of the input: float32,
+        float64, float16 or bfloat16.  With `return_indices` also int64 positions.
+
+    Raises:
+        RuntimeError: At the call: sizes or dtype do not fit, or a number is out of range.
 
     Example:
         >>> fastconv.nn.DepthMaxPool(2)(torch.randn(1, 8, 4, 4)).shape
@@ -263,7 +270,8 @@ class DepthPool2d(nn.Module):
         pool_size: Size and stride of the windows.
 
     Shape:
-        ``(N, C, H, W)`` to ``(N, chunks, H // pool_size, W // pool_size)``.
+        ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, chunks, H // pool_size, W // pool_size)`` or the
+        same without ``N``; float32, float64, float16 or bfloat16.
 
     Raises:
         RuntimeError: `pool_size` is greater than the input's channels or size.
@@ -303,7 +311,7 @@ class DepthPool2d(nn.Module):
 
 
 class SpaceToDepth(nn.Module):
-    """Moves blocks of space into channels: :func:`fastconv.space_to_depth`.
+    """Moves blocks of space into channels: :func:`fastconv.space_to_depth`, which has the sources.
 
     Args:
         block_size: An int for every spatial dimension, or one for each.
@@ -311,7 +319,11 @@ class SpaceToDepth(nn.Module):
 
     Shape:
         ``(N, C, H, W)`` to ``(N, C * bh * bw, H / bh, W / bw)``; also with one or three spatial
-        dimensions.
+        dimensions.  Any dtype.
+
+    Raises:
+        RuntimeError: At the call: a size is not divisible by its block.
+        ValueError: At the call: the order is unknown.
 
     Example:
         >>> fastconv.nn.SpaceToDepth(2, "focus")(torch.randn(1, 3, 640, 640)).shape
@@ -333,7 +345,7 @@ class SpaceToDepth(nn.Module):
 
 
 class DepthToSpace(SpaceToDepth):
-    """Moves channels into blocks of space: :func:`fastconv.depth_to_space`.
+    """Moves channels into blocks of space: :func:`fastconv.depth_to_space`, which has the sources.
 
     Args:
         block_size: An int for every spatial dimension, or one for each.
@@ -341,7 +353,11 @@ class DepthToSpace(SpaceToDepth):
 
     Shape:
         ``(N, C * bh * bw, H, W)`` to ``(N, C, H * bh, W * bw)``; also with one or three spatial
-        dimensions.
+        dimensions.  Any dtype.
+
+    Raises:
+        RuntimeError: At the call: the channels are not divisible by the block.
+        ValueError: At the call: the order is unknown.
 
     Example:
         >>> fastconv.nn.DepthToSpace(2)(torch.randn(1, 12, 320, 320)).shape
@@ -358,6 +374,12 @@ class PixelShuffle(nn.PixelShuffle):
 
     Args:
         upscale_factor: An int, or one for each of height and width.
+
+    Shape:
+        ``(*, C * r * r, H, W)`` to ``(*, C, H * r, W * r)``.  Any dtype.
+
+    Raises:
+        RuntimeError: At the call: the channels are not divisible by the factors.
 
     Example:
         >>> fastconv.nn.PixelShuffle(2)(torch.randn(1, 8, 4, 4)).shape
@@ -376,6 +398,12 @@ class PixelUnshuffle(nn.PixelUnshuffle):
     Args:
         downscale_factor: An int, or one for each of height and width.
 
+    Shape:
+        ``(*, C, H * r, W * r)`` to ``(*, C * r * r, H, W)``.  Any dtype.
+
+    Raises:
+        RuntimeError: At the call: a size is not divisible by its factor.
+
     Example:
         >>> fastconv.nn.PixelUnshuffle(2)(torch.randn(1, 2, 8, 8)).shape
         torch.Size([1, 8, 4, 4])
@@ -391,6 +419,12 @@ class ChannelShuffle(nn.ChannelShuffle):
 
     Args:
         groups: Number of groups; divides the channels.
+
+    Shape:
+        ``(N, C, *)`` to the same.  Any dtype.
+
+    Raises:
+        RuntimeError: At the call: `groups` does not divide the channels.
 
     Example:
         >>> fastconv.nn.ChannelShuffle(2)(torch.randn(1, 8, 4, 4)).shape

@@ -54,6 +54,25 @@ def averages_of_space_are_averaged():
 
 
 @check
+def activations_need_no_communication():
+    torch.manual_seed(23)
+    x = torch.randn(4, 4, 6, 6, dtype=torch.float64)
+    w, b = torch.randn(4, 1, 3, 3, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    for name in ("relu6", "silu"):
+        for tensors in ([x, w], [x, w, b]):
+
+            def function(*t, name=name):
+                return fastconv.depthwise_conv2d(*t, padding=1, activation=name)
+
+            for p, q, r in ((R, R, R), (S0, R, S0), (S1, S0, S1), (R, S0, S1), (S1, R, S1)):
+                both(function, tensors, [p, q, q][: len(tensors)], r)
+        # The activation of a sum is not the sum of activations: parts are added up before.
+        parts = DTensor.from_local(x, cpu_mesh(), [Partial()], run_check=False)
+        got = fastconv.depthwise_conv2d(parts, sharded(w, R), activation=name)
+        torch.testing.assert_close(whole(got), fastconv.depthwise_conv2d(2 * x, w, activation=name))
+
+
+@check
 def gates_need_no_communication():
     torch.manual_seed(22)
     places = ((R, R, R), (S0, S0, S0), (S1, S1, S1), (S2, R, S2), (S3, R, S3))

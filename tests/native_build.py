@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 BUILD = ROOT / "build"
-CORES = len(os.sched_getaffinity(0))
+CORES = int(os.environ.get("MAX_JOBS", 0)) or len(os.sched_getaffinity(0))  # as for the build
 _compilers = threading.BoundedSemaphore(CORES)  # each may take a GiB
 
 

@@ -3,6 +3,7 @@
 
 // Every CPU kernel of depthwise convolution against the sums of depthwise_conv.h, in memory of
 // exactly the right size.
+#include "depthwise_conv_activated.h"
 #include "depthwise_conv_reference.h"
 #include "harness.h"
 #include "ops/depthwise_conv/cpu.h"
@@ -29,6 +30,8 @@ constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
 struct Case : Problem {
   bool bias, dw, db;
   bool views;  // inputs with gaps, permuted or expanded axes; channels-last outputs with gaps
+  Activation activation = Activation::kNone;  // of the forward pass
+  bool gradient = false;                      // its slope, times numbers that lie as y does
 };
 
 std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
@@ -97,6 +100,9 @@ struct Room {
     forward.bias = c.bias && !c.wide_in ? b.data() : nullptr;
     forward.y = y.data();
     forward.y_strides = strides_of(y_layout);
+    forward.activation = c.activation;
+    const Buffer& dz = harness::numbers(run, dtype, y_layout, seed + 5);
+    forward.gradient = c.gradient ? dz.data() : nullptr;
     correlate(make_forward(forward, active_isa()), c.wide_in ? "transposed_data" : "forward", run,
               check, totals);
 
@@ -118,12 +124,18 @@ struct Room {
     }
     if (!check) return;
     totals.add(kDtypes[static_cast<int>(dtype)]);
+    totals.add(std::string(c.gradient ? "slope:" : "activation:") +
+               kActivations[static_cast<int>(c.activation)]);
 
     const std::vector<double> bias = values(dtype, b, b_layout);
     const Expected expected(c, values(dtype, x, x_layout), values(dtype, w, w_layout),
                             c.bias ? &bias : nullptr, values(dtype, dy, dy_layout));
     const int64_t pixels = c.batch * c.out_pixels();
-    compare(dtype, y, y_layout, expected.y, c.taps() * c.multiplier + 1, "y");
+    if (c.activation == Activation::kNone) {
+      compare(dtype, y, y_layout, expected.y, c.taps() * c.multiplier + 1, "y");
+    } else {
+      compare_activated(c, y, y_layout, expected.y, values(dtype, dz, y_layout));
+    }
     compare(dtype, dx, dx_layout, expected.dx, c.taps() * c.multiplier + 1, "dx");
     if (c.dw) compare(dtype, *dw, w_layout, expected.dw, pixels, "dw");
     if (c.db) compare(dtype, *db, b_layout, expected.db, pixels, "db");
@@ -159,6 +171,7 @@ struct Room {
 
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
     plan.prefetch = run.random.one_in(2);  // usually of large tensors only
+    plan.narrow = plan.prefetch && run.random.one_in(2);
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* scratch) {
@@ -171,6 +184,12 @@ struct Room {
     const int64_t window = dilation * (kernel - 1) + 1;
     in = max_of(in, window - begin - end);
     return {in, (in + begin + end - window) / stride + 1, kernel, stride, dilation, begin};
+  }
+
+  // The first five activations, then their slopes.
+  static void activate(Case& c, int which) {
+    c.activation = static_cast<Activation>((which - 1) % 5 + 1);
+    c.gradient = which > 5;
   }
 
   static Case draw(Random& random) {
@@ -200,6 +219,7 @@ struct Room {
     c.dw = !c.wide_in && !random.one_in(6);
     c.db = !c.wide_in && (!c.dw || random.one_in(2));
     c.views = random.one_in(2);
+    if (!c.wide_in && random.one_in(2)) activate(c, static_cast<int>(random.in(1, 10)));
     return c;
   }
 
@@ -239,7 +259,17 @@ struct Room {
     add(Dtype::kFloat16, 2, 2, axis(13, 4, 2, 1, 1, 2), axis(50, 2, 1, 1, 1, 0));
     add(Dtype::kBFloat16, 3, 1, one, axis(90, 4, 1, 1, 3, 0));
     add(Dtype::kFloat64, 3, 1, axis(9, 3, 1, 1, 1, 1), axis(40, 3, 1, 1, 1, 1));
+    // Planes that are finished in several pieces, and rows that tiles overlap.
+    for (int which = 1; which <= 10; ++which) {
+      const Dtype dtype = static_cast<Dtype>(which % 4);
+      add(dtype, 18, 1, axis(9, 3, 1, 1, 1, 1), axis(11, 3, 1, 1, 1, 1));
+      add(dtype, 2, 1, axis(60, 3, 1, 1, 1, 1), axis(130, 3, 1, 1, 1, 1));
+      add(dtype, 21, 2, axis(7, 3, 2, 1, 1, 1), axis(9, 3, 2, 1, 1, 1));
+      add(dtype, 3, 1, axis(9, 5, 1, 2, 4, 4), axis(40, 3, 1, 1, 1, 1));
+      for (size_t i = cases.size() - 8; i < cases.size(); ++i) activate(cases[i], which);
+    }
     for (size_t i = 0, filled = cases.size(); i < filled; ++i) {
+      if (cases[i].activation != Activation::kNone) continue;
       if (cases[i].axis[2].stride > 1 || cases[i].multiplier > 1) continue;
       cases.push_back(cases[i]);
       cases.back().wide_in = true;
@@ -250,6 +280,17 @@ struct Room {
     add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));
     add(Dtype::kFloat32, 17, 1, axis(40, 3, 16, 1, 0, 0), axis(600, 3, 16, 1, 0, 0));
     add(Dtype::kFloat16, 17, 3, axis(3, 3, 1, 40, 40, 40), axis(5, 3, 2, 17, 20, 20));
+    // Windows with few columns to a task: pixels a power of two apart, filters with planes.
+    for (const int64_t stride : {1, 2}) {
+      add(Dtype::kFloat32, 512, 1, axis(5, 3, stride, 1, 1, 1), axis(21, 3, stride, 1, 1, 1));
+    }
+    const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1),
+                           axis(61, 3, 2, 1, 1, 1)};
+    cases.push_back({{Dtype::kFloat32, true, false, 1, 68, 1, {planes[0], planes[1], planes[2]}},
+                     true,
+                     true,
+                     true,
+                     false});
     // Transposed: rows, because planes are too wide; filters smaller than the stride.
     for (const int64_t multiplier : {1, 3}) {
       add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));
@@ -274,6 +315,8 @@ struct Room {
            std::to_string(a.kernel) + " s" + std::to_string(a.stride) + " d" +
            std::to_string(a.dilation) + " p" + std::to_string(a.pad) + ")";
     }
+    s += std::string(" ") + kActivations[static_cast<int>(c.activation)];
+    s += c.gradient ? " slope" : "";
     return s + (c.bias ? " bias" : "") + (c.dw ? " dw" : "") + (c.db ? " db" : "");
   }
 };

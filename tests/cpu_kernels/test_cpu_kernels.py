@@ -35,8 +35,11 @@ EXHAUSTIVE_CASES = {
 ENGINES = ("channels", "rows", "blocked")
 WAYS = ("forward", "data", "weight", "transposed", "transposed_data")
 DTYPES = {"float32", "float64", "float16", "bfloat16"}
+ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 REACHED = {
-    "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES} | DTYPES,
+    "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES}
+    | {f"{what}:{name}" for what in ("activation", "slope") for name in ACTIVATIONS}
+    | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}
     | DTYPES,
@@ -51,7 +54,7 @@ REACHED = {
     }
     | {"chunks"}
     | DTYPES,
-    "causal_conv1d_update": {"none", "relu", "relu6", "hardswish", "silu", "gelu"}
+    "causal_conv1d_update": {"none", *ACTIVATIONS}
     | {"channels", "time"}
     | DTYPES,
 }

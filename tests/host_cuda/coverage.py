@@ -25,7 +25,7 @@ class Source:
     launchers: list[str]  # of <room>_cuda.h
     kernels: list[str]
     synchronising: list[str]  # kernels of files with barriers
-    tiles: list[str]  # the entries of kTiles
+    tiles: list[str]  # the entries of kTiles, and of kLargeTiles, which follow them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +66,16 @@ def read_sources(csrc: pathlib.Path) -> list[Source]:
             if re.search(r"__sync\w+\(|__shfl|cp_async|mma_", text):
                 synchronising += found
         headers = "".join(mutants.blank(p.read_text()) for p in sorted(room.glob("*_cuda.h")))
-        tiles = (room / "tiles.h").read_text() if (room / "tiles.h").exists() else ""
-        table = re.search(r"\bkTiles\[\] = \{(.*?)\};", tiles, re.DOTALL)
+        tables = [room / name for name in ("tiles.h", "large_tiles.h")]
+        text = "\n".join(p.read_text() for p in tables if p.exists())
+        tiles = re.findall(r"\bk(?:Large)?Tiles\[\] = \{(.*?)\};", text, re.DOTALL)
         rooms.append(
             Source(
                 room.name,
                 re.findall(r"\bcudaError_t (\w+)\(", headers),
                 kernels,
                 synchronising,
-                re.findall(r"\{([^{}]*)\}", table[1]) if table else [],
+                re.findall(r"\{([^{}]*)\}", "".join(tiles)),
             )
         )
     return rooms
@@ -120,6 +121,12 @@ def launches(library: typing.Any) -> list[Launch]:
     return out
 
 
+LARGE_KERNELS = {
+    "large_strips": ("large_gather_kernel", "large_weight_kernel"),
+    "large_bands": ("large_bands_kernel", "large_weight_bands_kernel"),
+}
+
+
 def _walk_kind(arguments: tuple[str, ...]) -> str:
     """The WalkKind that a walking kernel's template arguments belong to."""
     dtype, lanes, *_, outputs, runs = arguments
@@ -134,6 +141,8 @@ def runs_tile(room: str, tile: str, launch: Launch) -> bool:
     """Whether a launch is of the kernel that an entry of kTiles stands for."""
     entry = [part.strip() for part in tile.split(",")]
     kernel, arguments = launch.kernel, launch.arguments
+    if room == "depthwise_conv" and entry[0].startswith('"large_'):
+        return kernel in LARGE_KERNELS[entry[0].strip('"')]
     if room == "depthwise_conv":
         _, pack, window, wide, *walk = entry
         if walk:

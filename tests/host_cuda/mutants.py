@@ -3,8 +3,9 @@
 """Finds what a CUDA source can be mutated in, and writes one source that holds every mutant.
 
 A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All of
-them are compiled into one library: ``a < b`` becomes ``(mutant(7) ? (a <= b) : (a < b))``, and a
-number chooses at run time which is in force.  Compiling a room once for each would take hours.
+them are compiled into one library: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``, and
+a number chooses at run time which is in force.  Compiling a room once for each would take hours.
+The same call notes which mutants would have made a difference there.
 
 The sources are formatted by clang-format, which is all that this relies on: operators have spaces
 around them, template brackets have none.
@@ -32,6 +33,7 @@ class Site:
     start: int
     end: int
     variants: dict[str, str]
+    is_value: bool = True  # not a statement, such as a barrier
     first: int = 0  # number of the first variant
 
 
@@ -119,7 +121,7 @@ class _Source:
                 return False
         return False
 
-    def add(self, start: int, end: int, variants: dict[str, str]) -> None:
+    def add(self, start: int, end: int, variants: dict[str, str], is_value: bool = True) -> None:
         """Notes a site: tokens ``start`` to ``end``."""
         first, last = self.tokens[start].start, self.tokens[end].end
         if any(a <= first < b for a, b in self.constant):
@@ -127,7 +129,7 @@ class _Source:
         words = [t.text for t in self.tokens[start : end + 1] if re.match(r"[A-Za-z_]", t.text)]
         if all(_CONSTANT.fullmatch(w) for w in words) and "true" in variants | {"false": ""}:
             return
-        site = self.sites.setdefault((first, last), Site(first, last, {}))
+        site = self.sites.setdefault((first, last), Site(first, last, {}, is_value))
         site.variants.update(variants)
 
     def text(self, start: int, end: int) -> str:
@@ -215,7 +217,7 @@ class _Source:
                     variants[f"cp_async_wait<{left} + 1>()"] = (
                         self.text(whole, i) + f"<({left}) + 1>()"
                     )
-                self.add(whole, end, variants)
+                self.add(whole, end, variants, is_value=False)
             elif name in ("min", "max", "min_of", "max_of"):
                 a, b = self._arguments(after, end)[:2]
                 self.add(whole, end, {self.text(*a): self.text(*a), self.text(*b): self.text(*b)})
@@ -270,11 +272,16 @@ def write(source: str, sites: list[Site]) -> str:
             nested = [s for s in inner[1:] if s.end <= site.end]
             inner = inner[1 + len(nested) :]
             out += source[at : site.start]
-            chosen = "".join(
-                f"::mutant({site.first + i}) ? ({new}) : "
-                for i, new in enumerate(site.variants.values())
-            )
-            out += f"({chosen}({piece(site.start, site.end, nested)}))"
+            original = piece(site.start, site.end, nested)
+            if site.is_value:
+                others = "".join(f", ({new})" for new in site.variants.values())
+                out += f"(::mutated({site.first}, ({original}){others}))"
+            else:
+                chosen = "".join(
+                    f"::mutant({site.first + i}) ? ({new}) : "
+                    for i, new in enumerate(site.variants.values())
+                )
+                out += f"({chosen}({original}))"
             at = site.end
         return out + source[at:end]
 

@@ -42,6 +42,10 @@ def expected(x, state, weight, bias, act, dilation):
 @pytest.mark.parametrize("innermost", ["time", "channels"])
 @pytest.mark.parametrize("code", range(4), ids=[str(d) for d in DTYPES])
 def test_update(library, code, innermost):
+    check_updates(library, code, innermost)
+
+
+def check_updates(library, code, innermost):
     dtype = DTYPES[code]
     tolerance = {torch.float16: 5e-3, torch.bfloat16: 4e-2, torch.float64: 1e-12}.get(dtype, 1e-5)
     sizes = [*itertools.product((1, 4), (1, 2), (1, 3), (0, 2))]
@@ -75,3 +79,9 @@ def test_update(library, code, innermost):
             hc.check(library, status)
             torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=tolerance)
             assert torch.equal(state.double(), after)
+
+
+def run_sanitized(library):
+    """All of it, for test_sanitizers.py."""
+    for code in range(len(DTYPES)):
+        check_updates(library, code, ("time", "channels")[code % 2])

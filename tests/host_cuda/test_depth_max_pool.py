@@ -180,3 +180,13 @@ def test_vectors_are_used_where_they_fit(library, case):
             new = set(coverage.launches(library)) - before
             new = [r for r in new if (r.launcher, r.tile) == (launcher, tile)]
             assert any(r.arguments[-1] != "0" for r in new), f"{launcher}, tile {tile}: {new}"
+
+
+def run_sanitized(library):
+    """Each case in one dtype of both layouts and both widths of indices, for test_sanitizers.py."""
+    for number, case in enumerate(CASES.values()):
+        for turn in range(2):
+            code = (number + turn) % len(DTYPES)
+            with hc.Arena(library) as arena:
+                wide = (number + turn) % 3 == 0
+                check(library, arena, Problem(case), code, DTYPES[code], turn == 1, wide)

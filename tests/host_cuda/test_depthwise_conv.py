@@ -4,8 +4,6 @@
 
 import dataclasses
 import random
-import subprocess
-import sys
 
 import host_cuda_harness as hc
 import pytest
@@ -255,35 +253,3 @@ def test_pick(library, case, tile, dtype):
         run = Run(library, dataclasses.replace(case, dtype=dtype, channels_last=channels_last), 0)
         assert library.tile_name(run.picked("forward")).decode() == f"{prefix}_{tile}"
         run.close()
-
-
-@pytest.mark.slow
-def test_under_sanitizers():
-    """The cases again, in a process of their own, on exact-size buffers under ASan and UBSan."""
-    hc.build_path(
-        "depthwise_conv", ["depthwise_conv.cpp", *hc.room_sources("depthwise_conv")], sanitize=True
-    )
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=hc.sanitizer_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "sanitized: ok" in done.stdout, done.stdout + done.stderr
-
-
-def main():
-    """What test_under_sanitizers runs: every case once, dtypes and layouts taking turns."""
-    library = load(sanitize=True)
-    dtypes = list(DTYPES)
-    variants = list(VARIANTS.values())
-    for i, case in enumerate(CASES.values()):
-        more = {**variants[i % len(variants)], "channels_last": i % 3 > 0, "dtype": dtypes[i % 4]}
-        check_all(library, dataclasses.replace(case, **more), i)
-        check_all(library, dataclasses.replace(case, transposed=True, **more), i, PASSES[:2])
-    print("sanitized: ok")
-
-
-if __name__ == "__main__":
-    main()

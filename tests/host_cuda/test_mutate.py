@@ -9,6 +9,8 @@ import sys
 
 import host_cuda_harness as hc
 import mutants
+import mutate_room
+import mutate_trial
 import pytest
 
 pytest.importorskip("tomllib")
@@ -101,16 +103,61 @@ def test_survivors_are_reported(mutate):
     assert status == 1
     assert "toy: 16 mutants, 13 killed, 3 survive, 3 of them unexplained" in text, text
     assert "turn.cuh:10: `n > 64` -> `false`" in text
+    assert "if (n > 64) mine = 0;  (no test gives it another value)" in text
     assert mutate("", "--list")[1].count("turn.cuh:8: `__syncthreads()` -> `removed`") == 1
 
 
 def test_ledger(mutate):
     status, text = mutate(LEDGER)
     assert status == 0 and "3 survive, 0 of them unexplained" in text, text
+    assert "without a mutant" not in text, "verdicts that hold are not asked for again"
     status, text = mutate(LEDGER.replace("`n > 64` -> `false`", "`n > 64` -> `n >= 64`"))
     assert status == 1 and "mutants.toml: killed by" in text and "`n >= 64`" in text, text
     status, text = mutate(LEDGER + LEDGER.replace("64", "65"))
     assert status == 1 and "mutants.toml: no such mutant: if (n > 65) mine = 0;" in text, text
+
+
+def test_what_a_verdict_depends_on(tmp_path):
+    """A kernel's own code and its launchers; the test that killed, or those that could not."""
+    (tmp_path / "csrc" / "ops" / "toy").mkdir(parents=True)
+    room = tmp_path / "csrc" / "ops" / "toy"
+    tests = [tmp_path / "test_toy_a.py", tmp_path / "test_toy_b.py"]
+    texts = {
+        room / "turn.cuh": '#include "ops/toy/part.h"\nif (a < b) f();\n',
+        room / "part.h": "",
+        room / "turn.cu": "",
+        room / "other.cuh": "",
+        **dict.fromkeys(tests, ""),
+    }
+    for path, text in texts.items():
+        path.write_text(text)
+
+    def fresh():
+        return mutate_room.Room("toy", tmp_path / "csrc", tests, tmp_path / "work")
+
+    first = fresh()
+    (tmp_path / "work").mkdir()
+    found = first.prepare()
+    names = mutate_room.keys(found)
+    killed = {"outcome": "killed", "by": "test_toy_a.py::test", "how": "", "seconds": None}
+    first.write(found[0], names[0], {**killed, "tests": ["test_toy_a.py"]})
+    survived = {**killed, "outcome": "survived", "tests": ["test_toy_a.py", "test_toy_b.py"]}
+    first.write(found[1], names[1], survived)
+    assert set(fresh().results(found)) == {0, 1}
+    (room / "other.cuh").write_text("// changed")
+    assert set(fresh().results(found)) == {0, 1}
+    tests[1].write_text("# changed")
+    known = fresh().results(found)
+    assert known[0]["outcome"] == "killed" and list(known[1]["tests"]) == ["test_toy_a.py"]
+    (todo,) = mutate_trial.plan(fresh(), found[:2], found, dict.fromkeys(range(2)))
+    assert todo.mutant.number == 1 and todo.files == ["test_toy_b.py"]
+    tests[0].write_text("# changed")
+    assert set(fresh().results(found)) == {1}
+    for path in (room / "part.h", room / "turn.cu"):
+        before = fresh().source_stamp("csrc/ops/toy/turn.cuh")
+        path.write_text("// changed")
+        assert fresh().source_stamp("csrc/ops/toy/turn.cuh") != before
+    assert not fresh().results(found)
 
 
 def changes(source):

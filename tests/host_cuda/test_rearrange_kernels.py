@@ -4,8 +4,6 @@
 
 import ctypes
 import random
-import subprocess
-import sys
 
 import coverage
 import host_cuda_harness as hc
@@ -202,23 +200,8 @@ def test_unknown_tile(library):
     assert status == hc.CUDA_ERROR_INVALID_VALUE
 
 
-def test_under_sanitizers():
-    """No access outside the tensors or the shared memory, at the edges of boxes above all."""
-    hc.build_path("rearrange", SOURCES, sanitize=True)
-    code = "import test_rearrange_kernels as t; t.run_sanitized()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=hc.HERE,
-        env=hc.sanitizer_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def run_sanitized():
-    library = hc.build("rearrange", SOURCES, sanitize=True)
+def run_sanitized(library):
+    """The edges of boxes above all, for test_sanitizers.py."""
     for element in (1, 4, 16):
         for name in ("d2s nchw 3x3", "d2s nhwc crd 2x2", "s2d nchw 4x4", "channel shuffle nhwc"):
             sizes, order = CASES[name]

@@ -18,9 +18,7 @@ SIZES = [(2, 5, 1), (3, 7, 9), (2, 33, 49), (1, 3, 1500), (1, 40, 700), (2, 32, 
 
 @pytest.fixture(scope="module")
 def library():
-    built = hc.build("squeeze_excite", ["squeeze_excite.cpp", *hc.room_sources("squeeze_excite")])
-    built.partial_bytes.restype = ctypes.c_int64
-    return built
+    return hc.build("squeeze_excite", ["squeeze_excite.cpp", *hc.room_sources("squeeze_excite")])
 
 
 def longs(values):
@@ -48,6 +46,11 @@ def activation(arena, size, dtype, channels_last, fill=None):
     return arena.place(t)
 
 
+def partial_bytes(library, head):
+    library.partial_bytes.restype = ctypes.c_int64
+    return library.partial_bytes(*head)
+
+
 def run(library, arena, what, code, channels_last, size, x=None, dy=None, gate=None):
     """Runs a pass; returns the activation and the sums that it writes."""
     dtype = DTYPES[code]
@@ -56,7 +59,7 @@ def run(library, arena, what, code, channels_last, size, x=None, dy=None, gate=N
     if what in (MEAN, GATE_GRADIENT):
         sums = arena.place(torch.full(size[:2], 77.0, dtype=dtype))
     head = (what, code, channels_last, longs(size))
-    bytes_ = library.partial_bytes(*head)
+    bytes_ = partial_bytes(library, head)
     partial = arena.memory(bytes_) if bytes_ else None
     status = library.run(
         *head, pointer(x), strides(x), pointer(dy), strides(dy), pointer(gate),
@@ -70,10 +73,14 @@ def run(library, arena, what, code, channels_last, size, x=None, dy=None, gate=N
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("code", range(4), ids=[str(d) for d in DTYPES])
 def test_passes(library, code, channels_last, order):
+    library.host_cuda_configure(order, random.randrange(1 << 30))
+    check_passes(library, code, channels_last, SIZES)
+
+
+def check_passes(library, code, channels_last, sizes):
     dtype = DTYPES[code]
     tolerance = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 1e-12}.get(dtype, 1e-5)
-    library.host_cuda_configure(order, random.randrange(1 << 30))
-    for size in SIZES:
+    for size in sizes:
         with hc.Arena(library) as arena:
             args = (library, arena)
             x, dy = (activation(arena, size, dtype, channels_last) for _ in range(2))
@@ -141,3 +148,25 @@ def test_the_gate_at_its_ends(library):
         y, sums = run(library, arena, GATE_GRADIENT, 0, False, (1, 5, 2), x=x, dy=x, gate=gate)
         assert y[0, :, 0].tolist()[3:] == [2, 0] and y.isfinite().all()
         assert sums[0, 0] == 2 and sums.isfinite().all() and sums[0, 3:].eq(0).all()
+
+
+def test_a_first_stage_that_fails_is_reported(library):
+    """Not the success of the second, which adds up what nobody wrote."""
+    size = (1, 40, 700)
+    with hc.Arena(library) as arena:
+        head = (MEAN, 0, True, longs(size))
+        sums = arena.place(torch.zeros(size[:2]))
+        partial = arena.memory(partial_bytes(library, head))
+        nowhere = longs([0, 0, 0])
+        status = library.run(
+            *head, None, nowhere, None, nowhere, None, None, nowhere, pointer(sums),
+            ctypes.byref(partial),
+        )  # fmt: skip
+        assert status == hc.CUDA_ERROR_LAUNCH_FAILURE
+
+
+def run_sanitized(library):
+    """Each size in both layouts, dtypes taking turns, for test_sanitizers.py."""
+    for number, size in enumerate(SIZES):
+        for channels_last in (False, True):
+            check_passes(library, (number + channels_last) % len(DTYPES), channels_last, [size])

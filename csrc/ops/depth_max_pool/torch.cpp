@@ -286,7 +286,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
       "bool channels_last, " +
       windows + "int tile=-1) -> Tensor");
 }
-
 #define FASTCONV_REGISTER(m, suffix)                                          \
   m.impl("depth_max_pool", TORCH_FN(pool##suffix));                           \
   m.impl("depth_max_pool_with_indices", TORCH_FN(pool_with_indices##suffix)); \
@@ -296,5 +295,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
 TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_REGISTER(m, ); }
 TORCH_LIBRARY_IMPL(fastconv, CUDA, m) { FASTCONV_REGISTER(m, ); }
 TORCH_LIBRARY_IMPL(fastconv, Meta, m) { FASTCONV_REGISTER(m, _meta); }
+#undef FASTCONV_REGISTER
 
 }  // namespace fastconv::depth_max_pool

@@ -123,7 +123,8 @@ template <class A>
 Correlation block_problem(const Correlation& p, int64_t channels) {
   Correlation q = p;
   q.dtype = sizeof(A) == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
-  q.prefetch = false;  // the strip is in cache already
+  q.prefetch = false;                // the strip is in cache already
+  q.activation = Activation::kNone;  // it follows in the tensor itself
   q.out_channels = channels;
   q.in_channels = channels * p.fan_in / p.fan_out;
   return q;
@@ -173,6 +174,12 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t z = 0; z < out[0]; ++z) {
+        finish_rows(p, target + c * p.y_strides.c + z * p.y_strides.sp[0], out[1],
+                    p.y_strides.sp[1], out[2]);
+      }
+    }
   }
 }
 

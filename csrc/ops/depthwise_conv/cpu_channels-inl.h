@@ -9,7 +9,7 @@
 #pragma once
 
 #include "common/simd-inl.h"
-#include "ops/depthwise_conv/cpu.h"
+#include "ops/depthwise_conv/cpu_epilogue-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 

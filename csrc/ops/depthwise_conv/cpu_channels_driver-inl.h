@@ -143,8 +143,11 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
     for (int64_t row = 0; row < rows; row += band) {
       T* out = y + z * p.y_strides.sp[0] + (task.y0 + row) * p.y_strides.sp[1];
       for (int64_t v = 0; v < vectors; ++v) {
-        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row,
-                        min_of(band, rows - row));
+        const int64_t count = min_of(band, rows - row);
+        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row, count);
+        constexpr int kV = kLanes<Accum<T>>;
+        finish_pixels(p, out + task.c0 + v * kV + task.x0 * p.y_strides.sp[2], count,
+                      task.x1 - task.x0, min_of(kV, wide - v * kV));
       }
       if (p.fan_in > 1) {
         sum_channels<T>(p, s.sums, round_up(wide, kLanes<Accum<T>>), task, out);
@@ -160,6 +163,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   const auto& [depth, height, width] = p.axis;
   const int64_t taps_2d = height.kernel * width.kernel;
   WindowBlock<T> b;
+  b.problem = &p;
   b.bias = s.bias;
   b.channels = task.c1 - task.c0;
   b.weight_stride = p.taps * kLanes<Accum<T>>;
@@ -179,17 +183,25 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.x0 = task.x0;
   t.x1 = task.x1;
   t.finite = s.finite;
-  t.prefetch = p.prefetch;
+  t.ahead = t.y_ahead = 0;
+  if (p.narrow) {
+    t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
+  } else if (p.prefetch) {
+    t.ahead = kColumnsAhead * width.step * t.column_stride;
+    t.y_ahead = kColumnsAhead * t.y_column_stride;
+  }
   for (int64_t z = task.z0; z < task.z1; ++z) {
     const TapRun run = depth.taps(z % depth.phases);
     const int64_t tz = z / depth.phases;
     const auto [first, last] = depth.valid(run, tz);
     t.plane_count = 0;
+    t.newest_plane = 0;
     for (int64_t d = first; d < last; ++d) {
       const int64_t tap = run.tap + d * run.tap_step;
-      s.planes[t.plane_count++] = {
-          (tz * depth.step + run.offset + d * run.offset_step) * p.x_strides.sp[0],
-          (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
+      const int64_t plane = tz * depth.step + run.offset + d * run.offset_step;
+      s.planes[t.plane_count++] = {plane * p.x_strides.sp[0],
+                                   (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
+      t.newest_plane = max_of(t.newest_plane, plane * p.x_strides.sp[0]);
     }
     t.y = y + task.c0 + z * p.y_strides.sp[0];
     const bool flat = depth.kernel == 1 && t.plane_count == 1;

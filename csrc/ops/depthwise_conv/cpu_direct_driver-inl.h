@@ -224,6 +224,7 @@ class DirectTask {
         default:
           direct_columns<1>(band_, task_.x0, task_.x1);
       }
+      finish_rows(p_, band_.y + task_.x0, band.rows, band.y_row_stride, task_.x1 - task_.x0);
     }
   }
 

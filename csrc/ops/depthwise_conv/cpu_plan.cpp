@@ -3,23 +3,19 @@
 
 // How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
 // are the same for any number of threads.
-#include "ops/depthwise_conv/cpu_engines.h"
+#include "ops/depthwise_conv/cpu_plan_windows.h"
 
 namespace fastconv::depthwise_conv {
 namespace {
 
-constexpr int64_t kTasks = 32;               // enough to balance the threads of a usual machine
-constexpr int64_t kRowsBytes = 96 << 10;     // staged rows of one task: within any L2
-constexpr int64_t kBlockBytes = 192 << 10;   // input rows that neighbouring output rows share
-constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
-constexpr int64_t kSumsBytes = 32 << 10;     // weight gradient sums of one task: L1
-constexpr int64_t kStripBytes = 320 << 10;   // a transposed strip and its result: L2
+constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
+constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
+constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
+constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
 // docs/lab/depthwise_conv_cpu.md.
 constexpr int64_t kPrefetchBytes = 8 << 20;
 constexpr int64_t kRollingPrefetchBytes = 16 << 20;  // rows are contiguous: the hardware helps
-constexpr int64_t kColumns = 4096;
-constexpr int64_t kLanes = kWidestLanes;  // blocks of channels are multiples of it
 
 CorrelationAxis make_axis(const Axis& a, bool backward) {
   if (backward) return {a.out, a.in, a.kernel, a.stride, 1, a, true};
@@ -27,12 +23,6 @@ CorrelationAxis make_axis(const Axis& a, bool backward) {
 }
 
 int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
-
-int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
-  at_most = max_of(at_most, unit);
-  const int64_t pieces = max_of(1, ceil_div(total, at_most));
-  return max_of(unit, round_up(ceil_div(total, pieces), unit));
-}
 
 // Channels whose input rows stay in L2 while neighbouring output rows reuse them.
 int64_t channel_block(const Problem& p) {
@@ -68,11 +58,6 @@ int64_t staged_rows(const CorrelationAxis& height, const CorrelationAxis& width,
   return max_of(max_of(fitting, min_of(height.kernel, 16)), 1);
 }
 
-int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
-  const auto [lo, hi] = axis.reads(0, min_of(outputs, max_of(1, axis.out)));
-  return min_of(hi - lo + 1, max_of(1, axis.in));
-}
-
 // Output rows and planes whose strip, transposed, stays in L2 with its result; none if a plane's
 // single row is already too much, or where blocks of channels would be mostly empty.
 struct Strip {
@@ -98,25 +83,6 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
   s.rows = even_split(axis[1].out, s.rows, axis[1].phases);
   return s;
-}
-
-// A window goes down bands of 7 or 4 rows; a task takes several, which share their borders, and all
-// channels whose bands fit in L2, as long as there are tasks enough.
-void cut_for_window(Correlation& c) {
-  const CorrelationAxis& height = c.axis[1];
-  const CorrelationAxis& width = c.axis[2];
-  c.column_chunk = even_split(width.out, kColumns, 1);
-  const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
-  int64_t rows = 28;
-  while (rows > 7 && images * ceil_div(height.out, rows) < kTasks) rows /= 2;
-  const int64_t band = width.kernel == 5 ? 4 : width.phases == 2 ? 6 : height.out % 7 == 0 ? 7 : 4;
-  c.row_chunk = even_split(height.out, rows, band);
-  const int64_t pieces = max_of(1, images * c.row_chunks());
-  const int64_t column = 16 * element_size(c.dtype) * min_of(c.column_chunk, width.out);
-  const int64_t fitting = kWindowBytes / max_of(1, column) / kLanes * kLanes;
-  const int64_t spread = c.out_channels * pieces / kTasks / kLanes * kLanes;
-  const int64_t whole = c.out_channels / kLanes * kLanes;
-  c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
 void cut_in_place(Correlation& c) {
@@ -145,8 +111,10 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
   c.taps = p.taps();
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
+  c.activation = Activation::kNone;
+  c.gradient = nullptr;
   c.plane_chunk = 1;
-  c.window = false;
+  c.window = c.narrow = false;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const bool dense = x.sp[2] == 1 || width.in == 1;
@@ -158,7 +126,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (c.window) cut_for_window(c);
+    if (c.window) (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
   } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c)) {
     c.engine = Engine::kRolling;
     c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
@@ -198,6 +166,8 @@ Correlation make_forward(const Forward& p, Isa isa) {
   c.bias = p.bias;
   c.y = p.y;
   c.y_strides = p.y_strides;
+  c.activation = p.activation;
+  c.gradient = p.gradient;
   return c;
 }
 

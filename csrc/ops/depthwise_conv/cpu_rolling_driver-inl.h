@@ -44,8 +44,6 @@ class RollingTask {
   }
 
   void run(const Correlation::Task& task) {
-    t_.y0 = task.y0;
-    t_.y1 = task.y1;
     t_.x0 = task.x0;
     t_.x1 = task.x1;
     t_.plane_count = list_planes(task.z0);
@@ -58,21 +56,42 @@ class RollingTask {
       t_.x = x + (p_.fan_out == 1 ? channel : channel / p_.fan_out) * p_.x_strides.c;
       t_.y = y + channel * p_.y_strides.c;
       load_filters(channel, count);
-      switch (p_.axis[2].kernel) {
-        case 3:
-          count == 2 ? rolling_pair<3>(t_) : rolling_channel<3>(t_);
-          break;
-        case 5:
-          count == 2 ? rolling_pair<5>(t_) : rolling_channel<5>(t_);
-          break;
-        default:
-          count == 2 ? rolling_pair<7>(t_) : rolling_channel<7>(t_);
+      for (t_.y0 = task.y0; t_.y0 < task.y1; t_.y0 = t_.y1) {
+        t_.y1 = min_of(task.y1, t_.y0 + piece_rows(task, count));
+        run_rows(count);
       }
       channel += count;
     }
   }
 
  private:
+  // Output rows that are computed, and finished, at once.
+  int64_t piece_rows(const Correlation::Task& task, int64_t channels) const {
+    const int64_t rows = task.y1 - task.y0;
+    if (p_.activation == Activation::kNone) return rows;
+    const int64_t row = (task.x1 - task.x0) * channels * static_cast<int64_t>(sizeof(T));
+    // A piece begins with the rows above it: not for fewer than eight times as many.
+    const int64_t most = max_of(kPieceBytes / row, 8 * p_.axis[1].kernel);
+    return ceil_div(rows, ceil_div(rows, most));
+  }
+
+  void run_rows(int64_t count) {
+    switch (p_.axis[2].kernel) {
+      case 3:
+        count == 2 ? rolling_pair<3>(t_) : rolling_channel<3>(t_);
+        break;
+      case 5:
+        count == 2 ? rolling_pair<5>(t_) : rolling_channel<5>(t_);
+        break;
+      default:
+        count == 2 ? rolling_pair<7>(t_) : rolling_channel<7>(t_);
+    }
+    T* y = t_.y + t_.y0 * t_.y_row_stride + t_.x0;
+    for (int64_t c = 0; c < count; ++c, y += t_.y_channel) {
+      finish_rows(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
+    }
+  }
+
   // The input planes that output plane z reads, with their filter planes.
   int64_t list_planes(int64_t z) const {
     const CorrelationAxis& depth = p_.axis[0];

@@ -10,7 +10,7 @@
 #pragma once
 
 #include "common/transpose-inl.h"
-#include "ops/depthwise_conv/cpu.h"
+#include "ops/depthwise_conv/cpu_epilogue-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 

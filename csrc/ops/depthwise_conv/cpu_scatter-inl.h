@@ -96,6 +96,14 @@ void scatter_band(const SlidingWindow<T>& t, int64_t pair, int64_t y, int64_t en
     const int64_t o = 2 * g - t.pad;
     T* y0 = out + o * t.y_column_stride;
     const bool first = o >= t.x0 && o < t.x1, second = o + 1 >= t.x0 && o + 1 < t.x1;
+    if (t.y_ahead != 0) {
+#pragma GCC unroll 8
+      for (int r = 0; r < S::kRows; ++r) {
+        const T* y = y0 + r * t.y_row_stride + t.y_ahead;
+        __builtin_prefetch(y, 1);
+        __builtin_prefetch(y + t.y_column_stride, 1);
+      }
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < S::kRows; ++r, y0 += t.y_row_stride) {
       V(&sum)[S::kKernel] = s.sums[r];

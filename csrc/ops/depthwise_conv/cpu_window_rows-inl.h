@@ -29,7 +29,12 @@ FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
 template <class S, class T>
 void window_block(const WindowBlock<T>& b, int64_t y) {
   constexpr int kV = kLanes<Accum<T>>;
-  for (int64_t v = 0; v * kV < b.channels; ++v) window_band_at<S>(b.vector(v), y);
+  for (int64_t v = 0; v * kV < b.channels; ++v) {
+    const SlidingWindow<T> t = b.vector(v);
+    window_band_at<S>(t, y);
+    finish_pixels(*b.problem, t.y + y * t.y_row_stride + t.x0 * t.y_column_stride, S::kRows,
+                  t.x1 - t.x0, kV);
+  }
 }
 
 // Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
@@ -45,7 +50,7 @@ void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
         window_block<WindowShape<Kernel, Step, Flat, 7>>(b, y);
       }
     }
-    for (; count >= 4 && y < end; y += 4) {
+    for (; count >= 4 && end - y > 1; y += 4) {
       window_block<WindowShape<Kernel, Step, Flat, 4>>(b, min_of(y, end - 4));
     }
   } else {

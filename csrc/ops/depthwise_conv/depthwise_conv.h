@@ -24,6 +24,7 @@
 
 #include <cstdint>
 
+#include "common/activation.h"
 #include "common/types.h"
 
 namespace fastconv::depthwise_conv {
@@ -54,6 +55,10 @@ struct Forward : Problem {
   const void* bias;  // may be null
   void* y;
   Strides5 y_strides;
+  // y = activation(z) of the sum z above, or gradient * activation'(z), `gradient` lying as y does.
+  // The CPU's kernels alone do this.
+  Activation activation = Activation::kNone;
+  const void* gradient = nullptr;
 };
 
 // dx[n, c, i] = sum over (j, k, o) with o*stride + k*dilation - pad == i of

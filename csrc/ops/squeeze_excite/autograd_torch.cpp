@@ -181,6 +181,8 @@ Tensor gate_autocast(const Tensor& input, const Tensor& gate) {
 
 TORCH_LIBRARY_IMPL(fastconv, Autograd, m) { FASTCONV_REGISTER(m, _autograd); }
 TORCH_LIBRARY_IMPL(fastconv, FuncTorchBatched, m) { FASTCONV_REGISTER(m, _decomposed); }
+#undef FASTCONV_REGISTER
+
 TORCH_LIBRARY_IMPL(fastconv, AutocastCPU, m) {
   m.impl(kGate, TORCH_FN(gate_autocast<c10::DispatchKey::AutocastCPU>));
 }

@@ -59,7 +59,7 @@ void run_pass(Params& p, const Tensor& like) {
   prepare(p);
   allocate();
   const int64_t tasks = tasks_of(p), bytes = scratch_bytes(p);
-  const int64_t work = p.planes() * (p.pixels / 6 + 4) / tasks;
+  const int64_t work = p.planes() * (p.pixels / 4 + 4) / tasks;
   parallel_tasks(tasks, work, [&](int64_t begin, int64_t end) {
     kRun.get()(p, thread_scratch(bytes), begin, end);
   });
@@ -180,5 +180,6 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
 TORCH_LIBRARY_IMPL(fastconv, Meta, m) { FASTCONV_REGISTER(m); }
 TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_REGISTER(m); }
 TORCH_LIBRARY_IMPL(fastconv, CUDA, m) { FASTCONV_REGISTER(m); }
+#undef FASTCONV_REGISTER
 
 }  // namespace fastconv::squeeze_excite

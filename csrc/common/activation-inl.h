@@ -1,0 +1,198 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Activations and their gradients in vectors of one ISA level, re-included per level.  NaN stays
+// NaN, and an infinity gives what it gives in torch.  tests/cpu_kernels/activation.cpp holds them
+// to their errors.
+#pragma once
+
+#include "common/activation.h"
+#include "common/math-inl.h"
+
+namespace fastconv::FASTCONV_ISA {
+
+// max(x, low) and min(x, high) that keep a NaN in x: the instructions return their second operand.
+FASTCONV_INLINE VecF32 at_least(VecF32 x, VecF32 low) {
+#if FASTCONV_LEVEL >= 2
+  return (VecF32)_mm512_max_ps((__m512)low, (__m512)x);
+#elif FASTCONV_LEVEL == 1
+  return (VecF32)_mm256_max_ps((__m256)low, (__m256)x);
+#else
+  return select(x < low, low, x);
+#endif
+}
+FASTCONV_INLINE VecF32 at_most(VecF32 x, VecF32 high) {
+#if FASTCONV_LEVEL >= 2
+  return (VecF32)_mm512_min_ps((__m512)high, (__m512)x);
+#elif FASTCONV_LEVEL == 1
+  return (VecF32)_mm256_min_ps((__m256)high, (__m256)x);
+#else
+  return select(x > high, high, x);
+#endif
+}
+FASTCONV_INLINE VecF64 at_least(VecF64 x, VecF64 low) { return select(x < low, low, x); }
+FASTCONV_INLINE VecF64 at_most(VecF64 x, VecF64 high) { return select(x > high, high, x); }
+
+// e^(x + low) for -128 <= x <= 0 and |low| < 2^-4, as value * rest.  The value is a normal number,
+// and so may be what it is multiplied by; `rest` is a power of two that carries the result into
+// the subnormal numbers, so that it is rounded there once.
+struct Exponential {
+  VecF32 value, rest;
+};
+// With n ln 2 + r for the exponent, |r| < 0.41, the series of e^r is cut off after r^8 / 8!, short
+// of r^9 / 9! < 1e-9, a fiftieth of a unit.
+FASTCONV_INLINE Exponential exponential(VecF32 x, VecF32 low) {
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
+  const VecF32 magic = set1<float>(12582912.0f);
+  const VecF32 n = fma(x, set1<float>(0x1.715476p0f), magic) - magic;  // x / ln 2
+  // The upper part of ln 2 has 16 bits, so its product with n is exact.
+  VecF32 r = fma(n, set1<float>(-0x1.62e4p-1f), x);
+  r = fma(n, set1<float>(-0x1.7f7d1cp-20f), r) + low;
+  VecF32 series = set1<float>(1.0f / 40320);
+  constexpr float kTerms[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
+  for (const float term : kTerms) series = fma(series, r, set1<float>(term));
+  // 1 + (r + r^2 ...): only the last addition rounds at the size of the result.
+  const VecF32 power = fma(series, r * r, r) + set1<float>(1.0f);
+  const VecF32 normal = at_least(n, set1<float>(-110.0f));
+  const auto two_to = [&](VecF32 exponent) {
+    return (VecF32)(((VecI32)(exponent + magic) << 23) + 0x3f800000);
+  };
+  return {power * two_to(normal), two_to(n - normal)};
+}
+
+FASTCONV_INLINE VecF32 magnitude_of(VecF32 x) { return (VecF32)((VecI32)x & 0x7fffffff); }
+
+// The logistic function of z is z < 0 ? e * rest * part : part, with e * rest = e^-|z| and part =
+// 1 / (1 + e): no digits are lost to 1 + e^-z where that is large.
+FASTCONV_INLINE Exponential silu_exponential(VecF32 z) {
+  // Below -110, z * e^z is less than half the smallest number.
+  const VecF32 lowest = set1<float>(-110.0f), x = -magnitude_of(z);
+  const Exponential e = exponential(at_least(x, lowest), VecF32{});
+  return {e.value, select(x < lowest, VecF32{}, e.rest)};
+}
+FASTCONV_INLINE VecF32 silu(VecF32 z) {
+  const Exponential e = silu_exponential(z);
+  const VecF32 one = set1<float>(1.0f);
+  const auto negative = z < VecF32{};
+  return select(negative, z * e.value, z) / (one + e.value) * select(negative, e.rest, one);
+}
+// sigma(z) * (1 + z * sigma(-z))
+FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
+  const Exponential e = silu_exponential(z);
+  const VecF32 one = set1<float>(1.0f), part = one / (one + e.value);
+  const VecF32 other = part * e.value * e.rest;
+  const auto negative = z < VecF32{};
+  return select(negative, other, part) * fma(z, select(negative, part, other), one);
+}
+
+// The tail of the normal distribution, P(N > a) for a = |z|, as e^(-a^2 / 2) * R(a).  R falls from
+// 1/2 to 0.4 / a; it is a quotient of polynomials with positive coefficients, with a relative error
+// of 0.11 * 2^-24 on [0, 15].
+struct Tail {
+  Exponential e;
+  VecF32 over, under;  // R = over / under
+};
+FASTCONV_INLINE Tail tail(VecF32 a) {
+  // Above 15, a * P(N > a) is less than half the smallest number.
+  const VecF32 highest = set1<float>(15.0f), half = set1<float>(-0.5f), b = at_most(a, highest);
+  // `top` has 12 digits, so that its square is exact: a^2 rounded once would be up to 2^-18 off.
+  const VecF32 top = (VecF32)((VecI32)b & ~0xfff);
+  Exponential e = exponential(top * top * half, (b - top) * (b + top) * half);
+  e.rest = select(a > highest, VecF32{}, e.rest);
+  VecF32 over = set1<float>(0x1.102ec6p-8f), under = set1<float>(0x1.552076p-7f);
+  constexpr float kOver[] = {0x1.4ee544p-5f, 0x1.78c456p-3f, 0x1.c1d336p-2f, 0.5f};
+  constexpr float kUnder[] = {0x1.a3c12p-4f, 0x1.e2b854p-2f, 0x1.349e92p0f, 0x1.ad2bccp0f, 1.0f};
+  for (const float term : kOver) over = fma(over, b, set1<float>(term));
+  for (const float term : kUnder) under = fma(under, b, set1<float>(term));
+  return {e, over, under};
+}
+FASTCONV_INLINE VecF32 gelu(VecF32 z) {
+  const Tail t = tail(magnitude_of(z));
+  const VecF32 q = t.e.value * t.over / t.under;
+  return select(z < VecF32{}, z * q * t.e.rest, z * (set1<float>(1.0f) - q * t.e.rest));
+}
+// P(N <= z) + z * density(z)
+FASTCONV_INLINE VecF32 gelu_slope(VecF32 z) {
+  const VecF32 a = magnitude_of(z), root = set1<float>(0x1.988454p-2f);  // 1 / sqrt(2 pi)
+  const Tail t = tail(a);
+  const VecF32 below = t.e.value * t.e.rest * (t.over / t.under - a * root);
+  return select(z < VecF32{}, below, set1<float>(1.0f) - below);
+}
+
+// ---- double: one lane after the other, with the C library's functions ----
+
+template <class F>
+FASTCONV_INLINE VecF64 each_lane(VecF64 z, const F& f) {
+  for (int i = 0; i < kLanes<double>; ++i) z[i] = f(z[i]);
+  return z;
+}
+FASTCONV_INLINE VecF64 silu(VecF64 z) {
+  return each_lane(z, [](double x) {
+    const double root = __builtin_exp(-0.5 * __builtin_fabs(x)), e = root * root;
+    return x < 0 ? x * root / (1 + e) * root : x / (1 + e);
+  });
+}
+FASTCONV_INLINE VecF64 silu_slope(VecF64 z) {
+  return each_lane(z, [](double x) {
+    const double e = __builtin_exp(-__builtin_fabs(x)), part = 1 / (1 + e), other = e * part;
+    return x < 0 ? other * (1 + x * part) : part * (1 + x * other);
+  });
+}
+// P(N > a) for a >= 0.
+FASTCONV_INLINE double normal_tail(double a) {
+  a = a > 40 ? 40 : a;  // zero from 38.6 on
+  // a / sqrt(2) in two parts: erfc multiplies a relative error of its argument by up to a^2.
+  const double root = 0x1.6a09e667f3bcdp-1, m = a * root;
+  const double low = __builtin_fma(a, root, -m) + a * -0x1.bdd3413b26456p-55;
+  // erfc' = -k erfc, with k = m + sqrt(m^2 + 4 / pi) to a tenth.
+  const double k = m + __builtin_sqrt(m * m + 0x1.45f306dc9c883p0);
+  return 0.5 * __builtin_erfc(m) * (1 - low * k);
+}
+FASTCONV_INLINE VecF64 gelu(VecF64 z) {
+  return each_lane(z, [](double x) {
+    const double q = normal_tail(__builtin_fabs(x));
+    return x < 0 ? x * q : x * (1 - q);
+  });
+}
+FASTCONV_INLINE VecF64 gelu_slope(VecF64 z) {
+  return each_lane(z, [](double x) {
+    const double q = normal_tail(__builtin_fabs(x));
+    return (x < 0 ? q : 1 - q) + x * 0x1.9884533d43651p-2 * __builtin_exp(-0.5 * x * x);
+  });
+}
+
+// ---- all of them ----
+
+// 1 / N: the compiler must not replace a division by a product.
+template <int N, class V>
+FASTCONV_INLINE V fraction() {
+  return (1 - V{}) / (N - V{});
+}
+
+template <Activation K, class V>
+FASTCONV_INLINE V activate(V z) {
+  const V zero{}, six = 6 - V{};
+  if constexpr (K == Activation::kRelu) return at_least(z, zero);
+  if constexpr (K == Activation::kRelu6) return at_most(at_least(z, zero), six);
+  if constexpr (K == Activation::kHardswish) {
+    return z * (at_most(at_least(z + 3, zero), six) * fraction<6, V>());  // 6 / 6 comes out as 1
+  }
+  if constexpr (K == Activation::kSilu) return silu(z);
+  if constexpr (K == Activation::kGelu) return gelu(z);
+}
+
+// dy * activation'(z).  As in torch, what a flat part meets is left out, not multiplied by zero.
+template <Activation K, class V>
+FASTCONV_INLINE V activation_gradient(V z, V dy) {
+  const V zero{}, three = 3 - V{};
+  if constexpr (K == Activation::kRelu) return select(z <= zero, zero, dy);
+  if constexpr (K == Activation::kRelu6) return select((z > zero) & (z < 2 * three), dy, zero);
+  if constexpr (K == Activation::kHardswish) {
+    const V rising = select(z >= three, dy, dy * (z * fraction<3, V>() + 0.5f));
+    return select(z <= -three, zero, rising);
+  }
+  if constexpr (K == Activation::kSilu) return dy * silu_slope(z);
+  if constexpr (K == Activation::kGelu) return dy * gelu_slope(z);
+}
+
+}  // namespace fastconv::FASTCONV_ISA

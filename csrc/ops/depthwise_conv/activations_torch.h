@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Activations by name, and torch's operators for them.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string_view>
+
+#include "common/activation.h"
+
+namespace fastconv::depthwise_conv {
+
+inline Activation parse_activation(std::string_view name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "relu6") return Activation::kRelu6;
+  if (name == "hardswish") return Activation::kHardswish;
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu") return Activation::kGelu;
+  TORCH_CHECK_VALUE(false, "depthwise_conv_act: unknown activation '", name,
+                    "', should be one of 'relu', 'relu6', 'hardswish', 'silu', 'gelu'");
+}
+
+inline at::Tensor native_activation(Activation activation, const at::Tensor& z) {
+  switch (activation) {
+    case Activation::kRelu:
+      return at::relu(z);
+    case Activation::kRelu6:
+      return at::hardtanh(z, 0, 6);
+    case Activation::kHardswish:
+      return at::hardswish(z);
+    case Activation::kSilu:
+      return at::silu(z);
+    default:
+      return at::gelu(z);
+  }
+}
+
+// For relu and relu6, `z` may be the result as well.
+inline at::Tensor native_gradient(Activation activation, const at::Tensor& dy,
+                                  const at::Tensor& z) {
+  switch (activation) {
+    case Activation::kRelu:
+      return at::threshold_backward(dy, z, 0);
+    case Activation::kRelu6:
+      return at::hardtanh_backward(dy, z, 0, 6);
+    case Activation::kHardswish:
+      return at::hardswish_backward(dy, z);
+    case Activation::kSilu: {
+      // torch does not differentiate silu_backward.
+      const at::Tensor s = at::sigmoid(z);
+      return dy * s * (1 + z * (1 - s));
+    }
+    default:
+      return at::gelu_backward(dy, z);
+  }
+}
+
+constexpr bool result_tells_slope(Activation activation) {
+  return activation == Activation::kRelu || activation == Activation::kRelu6;
+}
+
+inline void apply_native(Activation activation, at::Tensor& y) {
+  switch (activation) {
+    case Activation::kRelu:
+      y.relu_();
+      break;
+    case Activation::kRelu6:
+      at::hardtanh_(y, 0, 6);
+      break;
+    case Activation::kHardswish:
+      at::hardswish_(y);
+      break;
+    case Activation::kSilu:
+      at::silu_(y);
+      break;
+    default:
+      at::gelu_(y);
+  }
+}
+
+}  // namespace fastconv::depthwise_conv

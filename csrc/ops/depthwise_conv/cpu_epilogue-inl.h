@@ -1,0 +1,95 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// What follows a convolution, on results that were just written and are still in L1: an engine
+// calls finish() on each piece of its output once all of that piece is there.  A tile that overlaps
+// the one before has written the plain result once more by then.
+//
+// The engines know nothing of activations, so that none of their many tiles is compiled twice.
+#pragma once
+
+#include "common/activation-inl.h"
+#include "ops/depthwise_conv/cpu.h"
+
+namespace fastconv::depthwise_conv::FASTCONV_ISA {
+
+using namespace ::fastconv::FASTCONV_ISA;
+
+// `rows` x `columns` runs of `length` neighbouring elements.
+template <class T>
+struct Piece {
+  T* y;
+  const T* gradient;  // in the same places
+  int64_t rows, row_stride, columns, column_stride, length;
+};
+
+template <Activation K, bool Gradient, class T>
+void finish_piece(const Piece<T>& p) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const auto f = [](auto z, auto dy) {
+    if constexpr (Gradient) {
+      return activation_gradient<K>(z, dy);
+    } else {
+      return activate<K>(z);
+    }
+  };
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int64_t column = 0; column < p.columns; ++column) {
+      const int64_t at = row * p.row_stride + column * p.column_stride;
+      T* const y = p.y + at;
+      const T* const dy = Gradient ? p.gradient + at : y;
+      int64_t i = 0;
+      for (; i + kV <= p.length; i += kV) store(y + i, f(load(y + i), load(dy + i)));
+      if (i < p.length) {
+        const int left = static_cast<int>(p.length - i);
+        store_n(y + i, f(load_n(y + i, left), load_n(dy + i, left)), left);
+      }
+    }
+  }
+}
+
+template <Activation K, class T>
+void finish_either(const Piece<T>& p) {
+  p.gradient == nullptr ? finish_piece<K, false>(p) : finish_piece<K, true>(p);
+}
+
+template <class T>
+__attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
+  if (p.columns == 1 && p.row_stride == p.length) {
+    p.length *= p.rows;
+    p.rows = 1;
+  }
+  switch (activation) {
+    case Activation::kRelu:
+      return finish_either<Activation::kRelu>(p);
+    case Activation::kRelu6:
+      return finish_either<Activation::kRelu6>(p);
+    case Activation::kHardswish:
+      return finish_either<Activation::kHardswish>(p);
+    case Activation::kSilu:
+      return finish_either<Activation::kSilu>(p);
+    default:
+      return finish_either<Activation::kGelu>(p);
+  }
+}
+
+// Rows of neighbouring elements, from `y` on.
+template <class T>
+FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t rows, int64_t row_stride,
+                                 int64_t length) {
+  if (p.activation == Activation::kNone) return;
+  finish_all<T>(p.activation, {y, p.gradient_at(y), rows, row_stride, 1, 0, length});
+}
+// Pixels of neighbouring channels.
+template <class T>
+FASTCONV_INLINE void finish_pixels(const Correlation& p, T* y, int64_t rows, int64_t columns,
+                                   int64_t channels) {
+  if (p.activation == Activation::kNone) return;
+  finish_all<T>(p.activation, {y, p.gradient_at(y), rows, p.y_strides.sp[1], columns,
+                               p.y_strides.sp[2], channels});
+}
+
+// Output rows of about this many bytes are finished at once, where an engine would do more.
+constexpr int64_t kPieceBytes = 24 << 10;
+
+}  // namespace fastconv::depthwise_conv::FASTCONV_ISA

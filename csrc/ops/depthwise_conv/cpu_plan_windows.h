@@ -1,0 +1,91 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// How the CPU cuts a channels-last problem that a window serves into tasks: see cpu_window-inl.h.
+#pragma once
+
+#include "ops/depthwise_conv/cpu_engines.h"
+
+namespace fastconv::depthwise_conv {
+
+constexpr int64_t kTasks = 32;               // enough to balance the threads of a usual machine
+constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
+constexpr int64_t kNarrow = 16;  // columns over which prefetching goes to the next channels
+constexpr int64_t kColumns = 4096;
+constexpr int64_t kLanes = kWidestLanes;  // blocks of channels are multiples of it
+
+inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
+  at_most = max_of(at_most, unit);
+  const int64_t pieces = max_of(1, ceil_div(total, at_most));
+  return max_of(unit, round_up(ceil_div(total, pieces), unit));
+}
+
+inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
+  const auto [lo, hi] = axis.reads(0, min_of(outputs, max_of(1, axis.out)));
+  return min_of(hi - lo + 1, max_of(1, axis.in));
+}
+
+// Columns of a window's task: all of them, but for pixels that fit together badly.
+inline int64_t window_columns(const Correlation& c) {
+  const CorrelationAxis& width = c.axis[2];
+  const int64_t pixel = c.out_channels * element_size(c.dtype);
+  // A band's lines, a power of two apart, meet in few of L1's 64 sets and evict each other before
+  // they are used.  (1x512x28x28, 3x3: 139 to 97 us; its backward-data at stride 2: 136 to 70.)
+  const bool scatter = width.phases == 2;
+  if (scatter ? pixel % 1024 == 0 : width.step == 1 && width.kernel == 3 && pixel % 2048 == 0) {
+    return 8;
+  }
+  // Few channels of many columns would touch a part of each page, and large tensors' pages come
+  // back from memory for every other part.  (1x510x256x256, 3x3: 76 to 48 ms, with the faults of
+  // a fresh output.)
+  if (c.prefetch && !scatter && width.step == 1 && pixel >= 1000) return 16;
+  return kColumns;
+}
+
+// A window goes down bands of 7 or 4 rows; a task takes several, which share their borders, and all
+// channels whose bands fit in L2, as long as there are tasks enough.
+inline void cut_for_window(Correlation& c) {
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.column_chunk = even_split(width.out, window_columns(c), 1);
+  c.narrow = c.prefetch && c.column_chunk <= kNarrow;
+  const int64_t images = max_of(1, c.batch * c.axis[0].out * c.column_chunks());
+  int64_t rows = 28;
+  while (rows > 7 && images * ceil_div(height.out, rows) < kTasks) rows /= 2;
+  const int64_t band = width.kernel == 5 ? 4 : width.phases == 2 ? 6 : height.out % 7 == 0 ? 7 : 4;
+  c.row_chunk = even_split(height.out, rows, band);
+  const int64_t pieces = max_of(1, images * c.row_chunks());
+  const int64_t column = 16 * element_size(c.dtype) * min_of(c.column_chunk, width.out);
+  const int64_t fitting = kWindowBytes / max_of(1, column) / kLanes * kLanes;
+  const int64_t spread = c.out_channels * pieces / kTasks / kLanes * kLanes;
+  const int64_t whole = c.out_channels / kLanes * kLanes;
+  c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
+}
+
+// A filter with planes at stride 2 reads every input plane several times and uses each vector
+// little: a task goes through many output planes of a tile so small that the input planes which two
+// of them share stay in L2.  (1x54x16x112x112, 3x3x3, stride 1, 2, 2: 4.4 to 2.9 ms.)
+inline void cut_for_planes(Correlation& c) {
+  constexpr int64_t kChannels = 64, kBand = 7;
+  const CorrelationAxis& depth = c.axis[0];
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.narrow = c.prefetch;
+  c.row_chunk = max_of(1, height.out);
+  c.column_chunk = max_of(1, width.out);
+  const auto bytes = [&] {  // of a channel
+    return depth.kernel * clipped_reads(height, c.row_chunk) *
+           clipped_reads(width, c.column_chunk) * element_size(c.dtype);
+  };
+  const int64_t fitting = kWindowBytes / min_of(c.out_channels, kChannels);
+  if (bytes() > fitting) c.column_chunk = even_split(width.out, kNarrow, 1);
+  if (bytes() > fitting) c.row_chunk = even_split(height.out, kBand, 1);
+  const int64_t whole = c.out_channels / kLanes * kLanes;
+  const int64_t channels = kWindowBytes / max_of(1, bytes()) / kLanes * kLanes;
+  c.channel_block = even_split(whole, channels, kLanes);
+  const int64_t tasks = c.channel_blocks() * c.batch * c.row_chunks() * c.column_chunks();
+  const int64_t planes = ceil_div(max_of(1, depth.out) * max_of(1, tasks), kTasks);
+  c.plane_chunk = even_split(depth.out, min_of(planes, max_of(1, depth.out)), 1);
+}
+
+}  // namespace fastconv::depthwise_conv

@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: fastconv contributors
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Activations in the same pass as a convolution: their accuracy, and that they are that pass's."""
+
+import math
+import sys
+from pathlib import Path
+
+import mpmath
+import pytest
+import torch
+
+import fastconv
+from fastconv.testing import LAYOUTS, each_isa, poison
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from activation_problems import NATIVE, PROBLEMS, each_activation, gradient_of, problem
+
+# The largest errors of float32, in units in the last place of the result; of slopes, which have
+# zeros, in units of their size near one.  Measured on every float: docs/numerics.md.
+FORWARD = {"relu": 0, "relu6": 0, "hardswish": 2.6, "silu": 3.5, "gelu": 5}
+SLOPE = {"relu": 0, "relu6": 0, "hardswish": 1, "silu": 2, "gelu": 2}
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def activated(z, name):
+    """The activation of these numbers: a filter of one tap that is one gives them to it."""
+    c = 48
+    x = z.reshape(1, c, -1)
+    return fastconv.depthwise_conv1d(x, x.new_ones(c, 1, 1), activation=name).reshape(z.shape)
+
+
+def slopes(z, name, dy=None):
+    c = 48
+    x = z.reshape(1, c, -1)
+    dy = torch.ones_like(x) if dy is None else dy.reshape(1, c, -1)
+    args = (dy, x, x.new_ones(c, 1, 1), None, [1], [0], [1], name)
+    return gradient_of(*args).reshape(z.shape)
+
+
+def exact(z, name):
+    """In float64, without the digits that torch loses to 1 + erf."""
+    z = z.double()
+    if name != "gelu":
+        return NATIVE[name](z)
+    tail = torch.special.erfc(z.abs() * math.sqrt(0.5)) / 2
+    return z * torch.where(z < 0, tail, 1 - tail)
+
+
+def exact_slope(z, name):
+    z = z.double().requires_grad_()
+    if name == "gelu":
+        tail = torch.special.erfc(z.detach().abs() * math.sqrt(0.5)) / 2
+        density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return (torch.where(z < 0, tail, 1 - tail) + z * density).detach()
+    (slope,) = torch.autograd.grad(NATIVE[name](z).sum(), z)
+    return slope
+
+
+def unit(y, dtype):
+    """The unit in the last place of numbers of this size."""
+    info = torch.finfo(dtype)
+    digits = 1 - round(math.log2(info.eps))
+    _, exponent = torch.frexp(y.abs().clamp(min=info.smallest_normal))
+    return torch.ldexp(torch.ones_like(y), exponent - digits)
+
+
+def check(got, want, bound, what):
+    """Within the bound, and not finite where what is wanted is not."""
+    got, want = got.double(), want.double()
+    same = (got == want) | (got.isnan() & want.isnan())
+    wrong = ~same & ~((got - want).abs() <= bound)
+    worst = ((got - want).abs() / bound)[wrong]
+    assert not wrong.any(), f"{what}: {got[wrong][:3]}, {want[wrong][:3]}: {worst.max()} bounds"
+
+
+def every_kind(dtype, rng):
+    """Random bits: all sizes, infinities, NaN, subnormals; and twice as many of usual size."""
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    info = torch.iinfo(kind)
+    count = 48 * 1024
+    bits = torch.randint(info.min, info.max, (count,), generator=rng, dtype=kind).view(dtype)
+    usual = torch.randn(count, generator=rng, dtype=torch.float64) * 4
+    tails = (torch.rand(count, generator=rng, dtype=torch.float64) - 0.5) * 240
+    special = [math.inf, -math.inf, math.nan, 0.0, -0.0, 3.0, -3.0, 6.0, -110.0, -15.0, 15.0]
+    edges = torch.tensor(special, dtype=dtype).repeat(48)
+    return torch.cat([bits, usual.to(dtype), tails.to(dtype), edges])
+
+
+@each_activation
+def test_accuracy_of_float32(name, rng):
+    z = every_kind(torch.float32, rng)
+    want, slope = exact(z, name), exact_slope(z, name)
+    for isa in each_isa():
+        check(activated(z, name), want, FORWARD[name] * unit(want, z.dtype), isa)
+        got = slopes(z, name)
+        # What hardswish's slope is at its corners is torch's choice, and ours.
+        got = torch.where(z.abs() == 3, slope.float(), got) if name == "hardswish" else got
+        check(got, slope, SLOPE[name] * 2.0**-23, f"slope, {isa}")
+
+
+@each_activation
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_accuracy_of_half_precision(name, dtype):
+    """Every number: rounded once, after errors of float32."""
+    z = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    z = torch.cat([z, z[: -len(z) % 48]])
+    want = exact(z, name)
+    bound = 0.5 * unit(want, dtype) + 4 * unit(want, torch.float32)
+    if dtype == torch.bfloat16:  # a level may flush what is subnormal in it
+        bound = bound.clamp(min=torch.finfo(dtype).smallest_normal)
+    else:
+        too_large = want.abs() >= 65520
+        want = torch.where(too_large, want.sign() * math.inf, want)
+    for isa in each_isa():
+        got = activated(z, name)
+        check(got, want, bound, isa)
+
+
+def test_accuracy_of_float64(rng):
+    """To a few units, against sums in arithmetic of 60 digits."""
+    z = torch.cat(
+        [
+            torch.randn(600, generator=rng, dtype=torch.float64) * 5,
+            (torch.rand(360, generator=rng, dtype=torch.float64) - 0.5) * 74,
+        ]
+    )
+    with mpmath.workdps(60):
+        numbers = [mpmath.mpf(v) for v in z.tolist()]
+        silu = [v / (1 + mpmath.exp(-v)) for v in numbers]
+        gelu = [v * mpmath.erfc(-v / mpmath.sqrt(2)) / 2 for v in numbers]
+    for name, want in (("silu", silu), ("gelu", gelu)):
+        want = torch.tensor([float(v) for v in want], dtype=torch.float64)
+        for isa in each_isa():
+            check(activated(z, name), want, 8 * unit(want, torch.float64), f"{name}, {isa}")
+            slope = exact_slope(z, name)
+            check(slopes(z, name), slope, 8 * 2.0**-52, f"slope of {name}, {isa}")
+
+
+# ---- in every engine ----
+
+
+def layouts(x, kernel_dims):
+    channel = x.dim() - kernel_dims + 1
+    for layout in ("contiguous", "channels_last", "steps"):
+        yield layout, LAYOUTS[layout](x, channel)
+
+
+@pytest.mark.parametrize("which", PROBLEMS)
+@each_activation
+def test_follows_the_convolution(which, name, rng, device):
+    """The result is the activation of exactly what the convolution alone gives."""
+    for dtype in DTYPES:
+        conv, x, w, b, kwargs = problem(which, dtype, rng, device)
+        for layout, x_ in layouts(x, w.dim()):
+            for isa in each_isa(device):
+                z = conv(x_, w, b, **kwargs)
+                poison(z)
+                y = conv(x_, w, b, **kwargs, activation=name)
+                what = f"{dtype}, {layout}, {isa}"
+                assert y.stride() == z.stride() and y.dtype == dtype, what
+                want = exact(z.cpu(), name)
+                slack = 8 if dtype == torch.float64 else FORWARD[name] + 1e-3
+                slack = slack * unit(want, torch.promote_types(dtype, torch.float32))
+                if dtype.itemsize == 2:
+                    slack = 0.501 * unit(want, dtype) + slack
+                check(y.cpu(), want, slack, what)
+
+
+@pytest.mark.parametrize("which", PROBLEMS)
+@each_activation
+def test_gradient_follows_the_convolution(which, name, rng, device):
+    """What goes into the convolution's backward is the slope at its result, times the incoming."""
+    for dtype in DTYPES:
+        conv, x, w, b, kwargs = problem(which, dtype, rng, device)
+        for layout, x_ in layouts(x, w.dim()):
+            for isa in each_isa(device):
+                z = conv(x_, w, b, **kwargs)
+                dy = torch.randn(z.shape, generator=rng, dtype=torch.float64).to(z)
+                dy = dy if layout == "steps" else torch.empty_like(z).copy_(dy)
+                nd = w.dim() - 2
+                lists = [
+                    kwargs.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))
+                ]
+                lists = [[v] * nd if isinstance(v, int) else list(v) for v in lists]
+                poison(z)
+                g = gradient_of(dy, x_, w, b, *lists, name)
+                what = f"{dtype}, {layout}, {isa}"
+                assert g.stride() == z.stride() and g.dtype == dtype, what
+                slope = exact_slope(z.cpu(), name)
+                want = slope * dy.double().cpu()
+                units = 16 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+                bound = units * dy.double().cpu().abs()
+                bound += 0.501 * unit(want, dtype) if dtype.itemsize == 2 else 0
+                check(g.cpu(), want, bound, what)
+
+
+@each_activation
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradients(name, layout, rng, device):
+    """Of input, weight and bias, against the reference in float64."""
+    for which in ("small planes", "stride", "multiplier", "1d", "unbatched"):
+        conv, x, w, b, kwargs = problem(which, torch.float64, rng, device)
+        x = LAYOUTS[layout](x, x.dim() - w.dim() + 1)
+        leaves = [t.detach().requires_grad_() for t in (x, w, b)]
+        y = conv(*leaves, **kwargs, activation=name)
+        dy = torch.randn(y.shape, generator=rng, dtype=torch.float64).to(y)
+        oracle = getattr(fastconv.reference, conv.__name__)
+        for some in (leaves, leaves[1:], leaves[:1]):
+            got = torch.autograd.grad(y, some, dy, retain_graph=True)
+            want = torch.autograd.grad(oracle(*leaves, **kwargs, activation=name), some, dy)
+            for a, e in zip(got, want, strict=True):
+                torch.testing.assert_close(a, e)
+                assert a.dtype == e.dtype
+
+
+@each_activation
+def test_gradcheck(name, rng, device):
+    """First and second derivatives, with and without a bias."""
+    x = torch.randn(2, 3, 5, 6, generator=rng, dtype=torch.float64).to(device)
+    w = torch.randn(6, 1, 3, 2, generator=rng, dtype=torch.float64).to(device)
+    b = torch.randn(6, generator=rng, dtype=torch.float64).to(device)
+    for tensors in ((x, w, b), (x, w)):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+
+        def run(*t):
+            return fastconv.depthwise_conv2d(*t, stride=(1, 2), padding=1, activation=name)
+
+        assert torch.autograd.gradcheck(run, leaves)
+        assert torch.autograd.gradgradcheck(run, leaves)
