@@ -39,16 +39,11 @@ inline int pick_any_tile(const View& v) {
   return pick_tile(v);
 }
 
-// The tile that serves both gradients in one pass; -1 if none does, or two passes are faster.
+// The tile that serves both gradients in one pass; -1 if none does.
 inline int pick_backward(const View& v) {
   const int line = pick_line(v);
   if (line < kTileCount) return line;
-  const Problem& p = v.problem;
   for (const WalkKind kind : {WalkKind::kColumns4, WalkKind::kChannels, WalkKind::kScalar}) {
-    // 5x5 issues 70 instructions per output: 2.6 ps, as long as 7.8 bytes take.  Of 16-bit elements
-    // two walks move 8, with all the channels of a thread in one access; in one they would come one
-    // by one.
-    if (kind == WalkKind::kScalar && p.axis[2].kernel == 5 && element_size(p.dtype) == 2) continue;
     for (int i = 0; i < kTileCount; ++i) {
       if (kTiles[i].walk == kind && tile_fits(v, i)) return i;
     }

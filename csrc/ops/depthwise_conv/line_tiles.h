@@ -157,11 +157,13 @@ inline bool line_fits(const View& v, LineKind kind) {
   const int64_t size = element_size(p.dtype);
   const bool weight = v.pass == Pass::kBackwardWeight || v.pass == Pass::kBackward;
   const int64_t vector = weight ? line_gradient_lanes(kind, size) : line_lanes(kind, size);
-  // Numbers of threads, and of what they take one after the other, are ints.
+  // Lines are counted in ints, and so are the places on all lines of a channel; all elements are
+  // not.
   const int64_t length = max_of(max_of(a.in, a.out), 1) + a.kernel * a.dilation;
-  constexpr int64_t kLimit = int64_t{1} << 29;
-  if (p.channels * max_of(lines.outer, 1) >= kLimit / max_of(p.batch, 1) / length) return false;
-  if (lines.lanes >= kLimit / max_of(p.batch * lines.outer, 1) / length) return false;
+  const int64_t lanes = lines.channel_lanes ? 1 : lines.lanes;
+  const int64_t counted = lines.channel_lanes ? 1 : p.channels;
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  if (p.batch * lines.outer * max_of(lanes * length, counted * a.dilation) >= kLimit) return false;
   if (kind == LineKind::kRows) {
     // The least alignment costs vector - 1 positions before the first tap.
     const int64_t positions = round_up((a.kernel - 1) * a.dilation + vector, vector);

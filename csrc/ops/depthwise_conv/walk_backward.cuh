@@ -10,8 +10,8 @@
 //   iteration i loads row i - (K - 1) / 2 of dy and row i of x; for every age a:
 //     dx sum[a] = sum[a - 1] + turned filter row a * dy,   dw of that row += x[a] * dy
 //
-// That takes 2 K^2 + 2 K P + K - 1 + 2 P values for each lane: 55 of them for 3x3 with P = 4, so
-// two lanes fit; 106 for 5x5, one lane; 7x7 would leave no room for addresses.
+// That takes 2 K^2 + 2 K P + K - 1 + 2 P values for each lane: 52 of them for 3x3 with P = 4, so
+// two lanes fit; 102 for 5x5, one lane; 7x7 would leave no room for addresses.
 #pragma once
 
 #include "common/gpu.h"

@@ -48,9 +48,10 @@ constexpr bool walks_for_weight(int64_t element_size, int64_t kernel) {
 }
 
 // Channels per thread of the kernel for both gradients at once; 0: not compiled (see
-// walk_backward.cuh).
+// walk_backward.cuh).  5x5 issues about 95 instructions per output, 3.5 ps of an H100: less than
+// the 5.3 that two passes take to move fp32, but not less than two walks' 3.3 in 16 bits.
 constexpr int walk_backward_lanes(WalkKind kind, int64_t element_size, int64_t kernel) {
-  const bool fits = kernel == 3 || (kernel == 5 && element_size < 8);
+  const bool fits = kernel == 3 || (kernel == 5 && element_size == 4);
   if (!fits) return 0;
   if (kind == WalkKind::kChannels) return kernel == 3 && element_size < 8 ? 2 : 0;
   if (kind == WalkKind::kColumns4) return element_size < 8 ? 1 : 0;
