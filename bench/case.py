@@ -31,7 +31,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 LAYOUTS = ("contiguous", "channels_last")
 # "both" is a training step through the layer: forward, then the gradients of input and parameters.
 PASSES = ("forward", "backward", "both")
-SUITES = ("quick", "models", "large", "tiny", "all")
+SUITES = ("quick", "models", "activations", "large", "tiny", "all")
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64"}
 _ABBREVIATED = {

@@ -79,6 +79,33 @@ def model_sizes(batches: Sequence[int]) -> list[Case]:
     return list(cases.values())
 
 
+# What follows the depthwise convolutions of a model, by the beginning of its name.
+_FOLLOWED_BY = {
+    "mobilenetv2": "relu6",
+    "mobilenetv3": "hardswish",
+    "mobilenetv4": "relu",
+    "mobileone": "relu",
+    "efficientnet_lite": "relu6",
+    "efficientnet_b": "silu",
+    "tf_efficientnet": "silu",
+    "tv_efficientnet": "silu",
+    "convmixer": "gelu",
+    "x3d": "silu",
+    "mamba": "silu",
+}
+
+
+def activation_sizes(batches: Sequence[int]) -> list[Case]:
+    """The layers of models with the activations that follow them, batch norm folded in."""
+    cases: dict[str, Case] = {}
+    for case in model_sizes(batches):
+        for family, name in _FOLLOWED_BY.items():
+            if case.is_conv and case.family.startswith(family):
+                case = replace(case, bias=True, args={**case.args, "activation": name})
+                cases.setdefault(case.name, case)
+    return list(cases.values())
+
+
 def cases_of(
     suite: str,
     device: str,
@@ -92,7 +119,7 @@ def cases_of(
         # "tiny" is for checking, not for measuring.
         chosen = [
             case
-            for each in ("quick", "models", "large")
+            for each in ("quick", "models", "activations", "large")
             for case in cases_of(each, device, dtypes, layouts, passes, batches)
         ]
         return list({case.name: case for case in chosen}.values())
@@ -106,6 +133,8 @@ def cases_of(
         sizes = quick_sizes(device)
     elif suite == "models":
         sizes = [*model_sizes(batches), *block_sizes(batches)]
+    elif suite == "activations":
+        sizes = activation_sizes(batches)
     elif suite == "large":
         sizes = large_sizes()
     elif suite == "tiny":

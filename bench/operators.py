@@ -102,12 +102,46 @@ def natives(case: Case) -> dict[str, Call]:
     return {"native": lambda x: _depth_to_space_dcr(x, block)}
 
 
+def in_two_passes(case: Case) -> dict[str, Call]:
+    """Our convolution with torch's activation after it, and on its own."""
+    import fastconv
+
+    args = dict(case.args)
+    name = args.pop("activation", None)
+    if name is None:
+        return {}
+    conv, activate = getattr(fastconv, case.op), _ACTIVATIONS[name]
+    return {
+        "two passes": lambda *tensors: activate(conv(*tensors, **args)),
+        "conv alone": lambda *tensors: conv(*tensors, **args),
+    }
+
+
+# In place, as the models do.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": partial(F.relu, inplace=True),
+    "relu6": partial(F.relu6, inplace=True),
+    "hardswish": partial(F.hardswish, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+    "gelu": F.gelu,
+}
+
+
 def _native_conv(case: Case) -> Call:
+    bare = _native_conv_alone(case)
+    if "activation" not in case.args:
+        return bare
+    activate = _ACTIVATIONS[case.args["activation"]]
+    return lambda *tensors: activate(bare(*tensors))
+
+
+def _native_conv_alone(case: Case) -> Call:
     conv = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel) - 1]
     if case.is_transposed:
         transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
         conv = transposed[len(case.kernel) - 1]
     args, groups = dict(case.args), case.shape[1]
+    args.pop("activation", None)
     if args.get("padding") != "causal":
         return lambda *tensors: conv(*tensors, groups=groups, **args)
     args["padding"] = args.get("dilation", 1) * (case.kernel[0] - 1)

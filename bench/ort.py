@@ -43,6 +43,7 @@ class OrtSession:
             and case.mode == "forward"
             and case.dtype == "float32"
             and case.layout == "contiguous"
+            and "activation" not in case.args
             and (case.op != "space_to_depth" or case.args["order"] == "dcr")
             and all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
         )

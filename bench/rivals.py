@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from cases import LAYOUTS, Case, tensor_bytes
-from operators import Call, in_mode, natives, ours, random_tensor, to_layout
+from operators import Call, in_mode, in_two_passes, natives, ours, random_tensor, to_layout
 from ort import OrtSession
 from results import COMPILE, NATIVE, OTHER, OURS
 from timing import Contender, first_line
 from torch import Tensor
 
-KINDS = ("native", "compile", "cudnn", "causal-conv1d", "onnxruntime")
+KINDS = ("native", "unfused", "compile", "cudnn", "causal-conv1d", "onnxruntime")
 
 
 class Compiler:
@@ -76,6 +76,9 @@ def contenders_of(
         calls[OTHER] = lambda: in_mode(
             eager[NATIVE], (to_layout(tensors[0], other), *tensors[1:]), case.mode
         )
+    if "unfused" in kinds:
+        for name, call in in_two_passes(case).items():
+            calls[name] = lambda call=call: in_mode(call, tensors, case.mode)
     if "compile" in kinds and case.compile:
         calls[COMPILE] = lambda: compiler.contender(eager[NATIVE], tensors, case.mode)
     if "cudnn" in kinds and case.is_conv and tensors[0].is_cuda:

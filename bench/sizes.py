@@ -43,6 +43,7 @@ def quick_sizes(device: str) -> list[Case]:
         _conv("conformer", (n, 512, 500), 31),
         _conv("mobilenet", (n, 144, 56, 56), 3, bias=False),
         _conv("efficientnet", (n, 240, 28, 28), 5, stride=2, bias=False),
+        _conv("efficientnet", (n, 144, 56, 56), 3, activation="silu"),
         _conv("convnext", (n, 192, 28, 28), 7),
         _conv("replknet", (max(1, n // 8), 128, 28, 28), 27),
         _conv("x3d", (max(1, n // 4), 108, 13, 20, 20), 3, bias=False),
@@ -115,6 +116,7 @@ def tiny_sizes() -> list[Case]:
     return [
         _conv("tiny", (2, 33, 17, 19), 3),
         _conv("tiny", (2, 32, 15, 14), 5, stride=2, bias=False),
+        _conv("tiny", (1, 20, 11, 13), 3, activation="silu"),
         _conv("tiny", (1, 24, 14, 14), 7, dilation=2, padding=6),
         _conv("tiny", (1, 16, 12, 12), 13, multiplier=2),
         _conv("tiny", (2, 40, 67), 4, padding="causal"),

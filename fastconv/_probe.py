@@ -44,7 +44,7 @@ def _meta(value: Any) -> Any:
     return value
 
 
-def _replica(module: nn.Module, cls: type, training: bool, to: Callable[[Any], Any]) -> Any:
+def replica(module: nn.Module, cls: type, training: bool, to: Callable[[Any], Any]) -> Any:
     """A module with the same attributes, without hooks: what it does to itself is not seen."""
     twin: Any = object.__new__(cls)
     state = {k: copy(v) if type(v) in (list, set) else to(v) for k, v in vars(module).items()}
@@ -54,7 +54,7 @@ def _replica(module: nn.Module, cls: type, training: bool, to: Callable[[Any], A
     for name in ("_parameters", "_buffers"):
         state[name] = {k: to(v) for k, v in vars(module)[name].items()}
     state["_modules"] = {
-        k: None if child is None else _replica(child, type(child), training, to)
+        k: None if child is None else replica(child, type(child), training, to)
         for k, child in module._modules.items()
         if k != "parametrizations"
     }
@@ -140,7 +140,7 @@ def probe_conv(module: Any, cls: type) -> ConvProbe:
     fixed: set[tuple[int, ...]] = set()
     simple = same = through = True
     for training in (True, False):
-        twin = _replica(module, cls, training, _meta)
+        twin = replica(module, cls, training, _meta)
         for name, shape in shapes.items():
             vars(twin).pop(name, None)
             value = None if shape is None else torch.empty(shape, dtype=dtype, device="meta")
@@ -241,7 +241,7 @@ def probe_rearrangement(module: nn.Module, cls: type) -> Recipe | None:
 
 def _outputs(module: nn.Module, cls: type, training: bool, x: Tensor) -> list[Any]:
     """The result in a list, which is empty if there was an error."""
-    twin = _replica(module, cls, training, lambda value: value)
+    twin = replica(module, cls, training, lambda value: value)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
             return [cls.forward(twin, x.clone())]  # type: ignore[attr-defined]

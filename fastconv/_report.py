@@ -36,22 +36,30 @@ class ConversionReport:
         converted: Layers that were swapped.
         already: Layers that were fastconv's before the call.
         left: Layers of a kind that fastconv knows that were left alone, with the reason.
+        fused: Convolutions with what was fused with them; `was` names all of it.
     """
 
     converted: list[Layer]
     already: list[Layer]
     left: list[Layer]
+    fused: list[Layer] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """The counts, on one line."""
         counts = (len(self.converted), len(self.already), len(self.left))
-        return "ConversionReport(converted={}, already={}, left={})".format(*counts)
+        fused = f", fused={len(self.fused)}" if self.fused else ""
+        return "ConversionReport(converted={}, already={}, left={}{})".format(*counts, fused)
 
     def __str__(self) -> str:
         """One row for each layer, in the model's order; those left alone are grouped by reason."""
         rows = [("layer", "was", "is fastconv's")]
-        for layers, note in ((self.converted, ""), (self.already, " (before)")):
-            rows += [(_shown(layer), layer.was, f"{layer.became}{note}") for layer in layers]
+        fused = {layer.name for layer in self.fused}
+        for layers, note in ((self.converted, ""), (self.already, " (before)"), (self.fused, "")):
+            rows += [
+                (_shown(layer), layer.was, f"{layer.became}{note}")
+                for layer in layers
+                if layers is self.fused or layer.name not in fused
+            ]
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         lines = [repr(self)]
         if len(rows) > 1:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv import nn as layers
+from fastconv._fuse import find_fusions, fuse_, fusible
 from fastconv._probe import Recipe, may_rearrange, probe_conv, probe_rearrangement, tensor_of
 from fastconv._report import ConversionReport, Layer
 from fastconv._swap import (
@@ -25,6 +26,7 @@ from fastconv._swap import (
     class_for,
     description,
     is_converted,
+    is_passed,
     own_class,
     rebase,
 )
@@ -169,7 +171,10 @@ def _concerns_us(module: Any) -> bool:
 
 
 def convert_(
-    model: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None = None
+    model: nn.Module,
+    filter_fn: Callable[[str, nn.Module], bool] | None = None,
+    *,
+    fuse: bool = False,
 ) -> ConversionReport:
     """Swaps every layer of a model that fastconv does for fastconv's, in place.
 
@@ -197,13 +202,19 @@ def convert_(
         filter_fn: Called with the name and the module of each layer that could be swapped; those
             for which it returns False are left alone.  A module that has several names is asked
             about by its first.
+        fuse: Also compute the batch norm and the activation that follow a depthwise convolution in
+            its pass, where :mod:`torch.fx` sees that nothing else uses what is between them.  For
+            inference: the model must be in evaluation mode.  The norm and the activation stay where
+            they are and return their input; if any of them is put into training mode, all do their
+            own work again.  Weights may change: they are folded anew.
 
     Returns:
-        What was swapped, what was fastconv's already, and what was left alone and why, as a
-        :class:`~fastconv.convert.ConversionReport`; ``print(report)`` shows a table.
+        What was swapped, what was fused, what was fastconv's already, and what was left alone and
+        why, as a :class:`~fastconv.convert.ConversionReport`; ``print(report)`` shows a table.
 
     Raises:
         TypeError: `model` is not a module, or `filter_fn` is not callable.
+        ValueError: `fuse` is asked for a model that is in training mode.
 
     Warns:
         UserWarning: No layer of the model is fastconv's, then or before.
@@ -224,6 +235,14 @@ def convert_(
         raise TypeError(
             f"convert_(): argument 'filter_fn' must be callable, not {type(filter_fn).__name__}"
         )
+    if fuse:
+        training = next((name for name, m in model.named_modules() if m.training), None)
+        if training is not None:
+            what = f"its module {training!r} is" if training else "it is"
+            raise ValueError(
+                f"convert_(): fuse=True folds batch norms for inference, and takes a model in "
+                f"evaluation mode, but {what} in training mode; call model.eval() before"
+            )
     found: dict[int, tuple[nn.Module, Layer, Any]] = {}
     for name, module, blocked in _walk(model):
         if id(module) in found:
@@ -232,6 +251,8 @@ def convert_(
         layer = Layer(name, type(module).__name__)
         if blocked:
             verdict: Any = blocked if _concerns_us(module) else None
+        elif is_passed(type(module)):
+            verdict = None
         elif _is_ours(module):
             verdict = True
             layer.was = getattr(module, "_fastconv_original", type(module)).__name__
@@ -239,12 +260,26 @@ def convert_(
         else:
             verdict = _judge(name, module, filter_fn)
         found[id(module)] = (module, layer, verdict)
+    convs = {}
+    for module, layer, verdict in found.values():
+        ours = verdict is True and (filter_fn is None or filter_fn(layer.name, module))
+        if fuse and (ours or isinstance(verdict, type)) and fusible(module, verdict):
+            convs[id(module)] = len(module.kernel_size)  # type: ignore[arg-type]
+    fusions = find_fusions(model, convs) if convs else []
     # Nothing is changed until everything is decided.
     report = ConversionReport([], [], [])
+    for fusion in fusions:
+        _, layer, verdict = found[id(fusion.conv)]
+        parts = (fusion.conv, *fusion.rest)
+        was = " + ".join(type(m).__name__ for m in parts)
+        fuse_(fusion, verdict)
+        became = description(type(fusion.conv))
+        report.fused.append(Layer(layer.name, was, became, aliases=layer.aliases))
     for module, layer, verdict in found.values():
         if isinstance(verdict, type):
-            assign(module, verdict)
             layer.became = description(verdict)
+            if "_fastconv_chain" not in vars(module):
+                assign(module, verdict)
             report.converted.append(layer)
         elif verdict is True:
             report.already.append(layer)
@@ -291,6 +326,9 @@ def revert_(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         ours = next((c for c in type(module).__mro__ if is_converted(c)), None)
         if ours is not None:
+            passed = is_passed(type(module))
             assign(module, rebase(type(module), ours, vars(ours)["_fastconv_original"]))
-            names.append(name)
+            vars(module).pop("_fastconv_chain", None)
+            if not passed:
+                names.append(name)
     return names

@@ -134,6 +134,7 @@ LONG = {
     "csrc/ops/depth_max_pool/autograd_torch.cpp",
     "csrc/ops/depthwise_conv/cpu_channels_weight-inl.h",
     "csrc/ops/depthwise_conv/depthwise_conv.cu",
+    "fastconv/convert.py",
     "fastconv/functional.py",
     "fastconv/nn.py",
     "fastconv/reference.py",

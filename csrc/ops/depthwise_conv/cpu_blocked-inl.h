@@ -173,7 +173,14 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
                                                    y - pixel_offset(q.y_strides, first_out));
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
+    // Sums of the tensor's own type are finished here, where they lie one behind the other.
+    const bool early = sizeof(T) == sizeof(A) && p.gradient == nullptr;
+    if (early && p.activation != Activation::kNone) {
+      finish_all<A>(p.activation,
+                    {y, nullptr, 1, 0, 1, 0, out[0] * out[1] * out[2] * size.out_pitch});
+    }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
+    if (early) continue;
     for (int64_t c = 0; c < channels; ++c) {
       for (int64_t z = 0; z < out[0]; ++z) {
         finish_rows(p, target + c * p.y_strides.c + z * p.y_strides.sp[0], out[1],
