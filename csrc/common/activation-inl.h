@@ -41,13 +41,15 @@ struct Exponential {
 };
 // With n ln 2 + r for the exponent, |r| < 0.41, the series of e^r is cut off after r^8 / 8!, short
 // of r^9 / 9! < 1e-9, a fiftieth of a unit.
+template <bool kLow>
 FASTCONV_INLINE Exponential exponential(VecF32 x, VecF32 low) {
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
   const VecF32 magic = set1<float>(12582912.0f);
   const VecF32 n = fma(x, set1<float>(0x1.715476p0f), magic) - magic;  // x / ln 2
   // The upper part of ln 2 has 16 bits, so its product with n is exact.
   VecF32 r = fma(n, set1<float>(-0x1.62e4p-1f), x);
-  r = fma(n, set1<float>(-0x1.7f7d1cp-20f), r) + low;
+  r = fma(n, set1<float>(-0x1.7f7d1cp-20f), r);
+  if constexpr (kLow) r += low;
   VecF32 series = set1<float>(1.0f / 40320);
   constexpr float kTerms[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
   for (const float term : kTerms) series = fma(series, r, set1<float>(term));
@@ -67,7 +69,7 @@ FASTCONV_INLINE VecF32 magnitude_of(VecF32 x) { return (VecF32)((VecI32)x & 0x7f
 FASTCONV_INLINE Exponential silu_exponential(VecF32 z) {
   // Below -110, z * e^z is less than half the smallest number.
   const VecF32 lowest = set1<float>(-110.0f), x = -magnitude_of(z);
-  const Exponential e = exponential(at_least(x, lowest), VecF32{});
+  const Exponential e = exponential<false>(at_least(x, lowest), VecF32{});
   return {e.value, select(x < lowest, VecF32{}, e.rest)};
 }
 FASTCONV_INLINE VecF32 silu(VecF32 z) {
@@ -97,7 +99,7 @@ FASTCONV_INLINE Tail tail(VecF32 a) {
   const VecF32 highest = set1<float>(15.0f), half = set1<float>(-0.5f), b = at_most(a, highest);
   // `top` has 12 digits, so that its square is exact: a^2 rounded once would be up to 2^-18 off.
   const VecF32 top = (VecF32)((VecI32)b & ~0xfff);
-  Exponential e = exponential(top * top * half, (b - top) * (b + top) * half);
+  Exponential e = exponential<true>(top * top * half, (b - top) * (b + top) * half);
   e.rest = select(a > highest, VecF32{}, e.rest);
   VecF32 over = set1<float>(0x1.102ec6p-8f), under = set1<float>(0x1.552076p-7f);
   constexpr float kOver[] = {0x1.4ee544p-5f, 0x1.78c456p-3f, 0x1.c1d336p-2f, 0.5f};

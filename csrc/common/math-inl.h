@@ -10,12 +10,8 @@ namespace fastconv::FASTCONV_ISA {
 
 typedef int64_t VecI64 __attribute__((vector_size(kVectorBytes)));
 
-FASTCONV_INLINE VecF32 select(VecI32 mask, VecF32 yes, VecF32 no) {
-  return (VecF32)(((VecI32)yes & mask) | ((VecI32)no & ~mask));
-}
-FASTCONV_INLINE VecF64 select(VecI64 mask, VecF64 yes, VecF64 no) {
-  return (VecF64)(((VecI64)yes & mask) | ((VecI64)no & ~mask));
-}
+FASTCONV_INLINE VecF32 select(VecI32 mask, VecF32 yes, VecF32 no) { return mask ? yes : no; }
+FASTCONV_INLINE VecF64 select(VecI64 mask, VecF64 yes, VecF64 no) { return mask ? yes : no; }
 template <class V>
 FASTCONV_INLINE V abs_of(V x) {
   return select(x < V{}, -x, x);

@@ -54,9 +54,7 @@ REACHED = {
     }
     | {"chunks"}
     | DTYPES,
-    "causal_conv1d_update": {"none", *ACTIVATIONS}
-    | {"channels", "time"}
-    | DTYPES,
+    "causal_conv1d_update": {"none", *ACTIVATIONS} | {"channels", "time"} | DTYPES,
 }
 # Engines that only levels with wide vectors have.
 WIDE = {f"{way}:rolling" for way in WAYS} | {f"{way}:direct" for way in WAYS if way != "weight"}

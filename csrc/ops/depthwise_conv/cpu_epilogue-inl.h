@@ -55,6 +55,10 @@ void finish_either(const Piece<T>& p) {
 
 template <class T>
 __attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
+  if (p.column_stride == p.length) {
+    p.length *= p.columns;
+    p.columns = 1;
+  }
   if (p.columns == 1 && p.row_stride == p.length) {
     p.length *= p.rows;
     p.rows = 1;
