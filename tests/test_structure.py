@@ -44,7 +44,7 @@ by_name = {"ids": str}
 
 INTRINSICS = ["<immintrin.h>", "<arm_neon.h>"]
 CUDA = ["<cuda_runtime*.h>", "<cuda_fp16.h>", "<cuda_bf16.h>"]
-PLAIN = ["<cstdint>", "<cstring>", '"common/types.h"', '"common/isa.h"']
+PLAIN = ["<cstdint>", "<cstring>", '"common/activation.h"', '"common/types.h"', '"common/isa.h"']
 ANYTHING = ["*"]
 LEVEL_SWITCH = ['"common/isa_compile.h"', '"common/isa_region*.h"', "FASTCONV_ISA_BODY"]
 

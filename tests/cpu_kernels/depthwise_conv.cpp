@@ -4,12 +4,15 @@
 // Every CPU kernel of depthwise convolution against the sums of depthwise_conv.h, in memory of
 // exactly the right size.
 #include "depthwise_conv_activated.h"
+#include "depthwise_conv_cases.h"
 #include "depthwise_conv_reference.h"
 #include "harness.h"
 #include "ops/depthwise_conv/cpu.h"
 
 using namespace fastconv;
 using namespace fastconv::depthwise_conv;
+using depthwise_conv_cases::Case;
+using depthwise_conv_cases::kDtypes;
 using harness::Buffer;
 using harness::Layout;
 using harness::Random;
@@ -25,14 +28,6 @@ constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
 constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
 
 constexpr const char* kEngines[] = {"channels", "rolling", "direct", "rows", "blocked"};
-constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
-
-struct Case : Problem {
-  bool bias, dw, db;
-  bool views;  // inputs with gaps, permuted or expanded axes; channels-last outputs with gaps
-  Activation activation = Activation::kNone;  // of the forward pass
-  bool gradient = false;                      // its slope, times numbers that lie as y does
-};
 
 std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
   std::vector<double> out;
@@ -179,146 +174,9 @@ struct Room {
                   });
   }
 
-  static Axis axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t begin,
-                   int64_t end) {
-    const int64_t window = dilation * (kernel - 1) + 1;
-    in = max_of(in, window - begin - end);
-    return {in, (in + begin + end - window) / stride + 1, kernel, stride, dilation, begin};
-  }
-
-  // The first five activations, then their slopes.
-  static void activate(Case& c, int which) {
-    c.activation = static_cast<Activation>((which - 1) % 5 + 1);
-    c.gradient = which > 5;
-  }
-
-  static Case draw(Random& random) {
-    static constexpr int64_t kKernels[] = {1, 1, 2, 3, 3, 3, 4, 5, 7}, kSteps[] = {1, 1, 1, 2, 3};
-    static constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, 20, 31, 33, 49};
-    static constexpr int64_t kWidths[] = {1, 3, 7, 8, 9, 15, 16, 17, 23, 31, 33, 49, 65};
-    const int64_t dims = random.in(1, 3);
-    Case c{};
-    c.dtype = static_cast<Dtype>(random.in(0, 3));
-    c.channels_last = random.one_in(2);
-    c.batch = random.in(1, 2);
-    c.channels = random.pick(kChannels);
-    c.multiplier = random.one_in(4) ? random.in(2, 4) : 1;
-    for (int i = 0; i < kSpatial; ++i) {
-      if (i < kSpatial - dims) {
-        c.axis[i] = {1, 1, 1, 1, 1, 0};
-        continue;
-      }
-      const int64_t in = i == 2 ? random.pick(kWidths) : random.in(1, dims == 2 ? 12 : 6);
-      const int64_t kernel = min_of(random.pick(kKernels), i == 2 ? 7 : dims == 2 ? 5 : 3);
-      const int64_t pad = random.one_in(8) ? 9 : 4;
-      c.axis[i] = axis(dims == 1 ? in * 3 : in, kernel, random.pick(kSteps), random.pick(kSteps),
-                       random.in(0, pad), random.in(0, pad));
-    }
-    c.bias = random.one_in(2);
-    c.wide_in = random.one_in(4);
-    c.dw = !c.wide_in && !random.one_in(6);
-    c.db = !c.wide_in && (!c.dw || random.one_in(2));
-    c.views = random.one_in(2);
-    if (!c.wide_in && random.one_in(2)) activate(c, static_cast<int>(random.in(1, 10)));
-    return c;
-  }
-
-  // What random problems of this size do not reach.
-  static std::vector<Case> table() {
-    std::vector<Case> cases;
-    const Axis one{1, 1, 1, 1, 1, 0};
-    const auto add = [&](Dtype dtype, int64_t channels, int64_t multiplier, const Axis& height,
-                         const Axis& width) {
-      for (const bool channels_last : {false, true}) {
-        cases.push_back(
-            {{dtype, channels_last, false, 1, channels, multiplier, {one, height, width}},
-             true,
-             true,
-             true,
-             false});
-      }
-    };
-    // Planes too wide for the blocked engine; several chunks of columns; rows of 16-bit types.
-    add(Dtype::kFloat64, 5, 1, axis(5, 3, 1, 1, 1, 1), axis(1301, 3, 1, 1, 1, 1));
-    add(Dtype::kFloat16, 4, 2, axis(4, 3, 2, 1, 1, 1), axis(4999, 5, 2, 1, 2, 2));
-    add(Dtype::kBFloat16, 3, 1, one, axis(9001, 4, 1, 3, 9, 0));
-    // Strips that roll down the image: pairs of channels with one over, several strips to a row,
-    // the gradient of the weight at both strides; forward and as the gradient of the other.
-    for (const int64_t kernel : {3, 5, 7}) {
-      const Dtype dtype = kernel == 3   ? Dtype::kFloat32
-                          : kernel == 5 ? Dtype::kBFloat16
-                                        : Dtype::kFloat16;
-      const int64_t pad = kernel / 2;
-      add(dtype, 5, 1, axis(6, kernel, 1, 1, pad, pad), axis(16, kernel, 1, 1, pad, pad));
-      add(dtype, 2, 1, axis(9, kernel, 1, 1, 0, pad), axis(31, kernel, 1, 1, kernel - 1, 0));
-      add(dtype, 2, 2, axis(5, kernel, 1, 1, pad, pad), axis(151, kernel, 1, 1, pad, pad));
-      add(dtype, 3, 1, axis(9, kernel, 2, 1, pad, pad), axis(37, kernel, 2, 1, pad, pad));
-    }
-    // Bands of rows read in place: dilation, even filters, one row.
-    add(Dtype::kFloat32, 3, 1, axis(21, 3, 1, 2, 2, 2), axis(37, 3, 1, 3, 3, 3));
-    add(Dtype::kFloat16, 2, 2, axis(13, 4, 2, 1, 1, 2), axis(50, 2, 1, 1, 1, 0));
-    add(Dtype::kBFloat16, 3, 1, one, axis(90, 4, 1, 1, 3, 0));
-    add(Dtype::kFloat64, 3, 1, axis(9, 3, 1, 1, 1, 1), axis(40, 3, 1, 1, 1, 1));
-    // Planes that are finished in several pieces, and rows that tiles overlap.
-    for (int which = 1; which <= 10; ++which) {
-      const Dtype dtype = static_cast<Dtype>(which % 4);
-      add(dtype, 18, 1, axis(9, 3, 1, 1, 1, 1), axis(11, 3, 1, 1, 1, 1));
-      add(dtype, 2, 1, axis(60, 3, 1, 1, 1, 1), axis(130, 3, 1, 1, 1, 1));
-      add(dtype, 21, 2, axis(7, 3, 2, 1, 1, 1), axis(9, 3, 2, 1, 1, 1));
-      add(dtype, 3, 1, axis(9, 5, 1, 2, 4, 4), axis(40, 3, 1, 1, 1, 1));
-      for (size_t i = cases.size() - 8; i < cases.size(); ++i) activate(cases[i], which);
-    }
-    for (size_t i = 0, filled = cases.size(); i < filled; ++i) {
-      if (cases[i].activation != Activation::kNone) continue;
-      if (cases[i].axis[2].stride > 1 || cases[i].multiplier > 1) continue;
-      cases.push_back(cases[i]);
-      cases.back().wide_in = true;
-      cases.back().dw = cases.back().db = false;
-    }
-    // Many channels; filters larger than the image; dilation and stride beyond both.
-    add(Dtype::kFloat32, 300, 1, axis(7, 7, 1, 1, 3, 3), axis(7, 7, 1, 1, 3, 3));
-    add(Dtype::kBFloat16, 18, 1, axis(4, 9, 1, 1, 4, 4), axis(19, 31, 1, 1, 15, 15));
-    add(Dtype::kFloat32, 17, 1, axis(40, 3, 16, 1, 0, 0), axis(600, 3, 16, 1, 0, 0));
-    add(Dtype::kFloat16, 17, 3, axis(3, 3, 1, 40, 40, 40), axis(5, 3, 2, 17, 20, 20));
-    // Windows with few columns to a task: pixels a power of two apart, filters with planes.
-    for (const int64_t stride : {1, 2}) {
-      add(Dtype::kFloat32, 512, 1, axis(5, 3, stride, 1, 1, 1), axis(21, 3, stride, 1, 1, 1));
-    }
-    const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1),
-                           axis(61, 3, 2, 1, 1, 1)};
-    cases.push_back({{Dtype::kFloat32, true, false, 1, 68, 1, {planes[0], planes[1], planes[2]}},
-                     true,
-                     true,
-                     true,
-                     false});
-    // Transposed: rows, because planes are too wide; filters smaller than the stride.
-    for (const int64_t multiplier : {1, 3}) {
-      add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));
-      add(Dtype::kBFloat16, 21, multiplier, axis(8, 2, 3, 1, 0, 0), axis(25, 1, 4, 2, 0, 0));
-      for (size_t i = cases.size() - 4; i < cases.size(); ++i) {
-        cases[i].wide_in = true;
-        cases[i].dw = cases[i].db = false;
-      }
-    }
-    return cases;
-  }
-
-  static std::string text(const Case& c) {
-    std::string s = kDtypes[static_cast<int>(c.dtype)];
-    s += c.channels_last ? " channels_last" : " contiguous";
-    s += c.views ? " views" : "";
-    s += c.wide_in ? " transposed" : "";
-    s += " n" + std::to_string(c.batch) + " c" + std::to_string(c.channels) + " m" +
-         std::to_string(c.multiplier);
-    for (const Axis& a : c.axis) {
-      s += " (in " + std::to_string(a.in) + " out " + std::to_string(a.out) + " k" +
-           std::to_string(a.kernel) + " s" + std::to_string(a.stride) + " d" +
-           std::to_string(a.dilation) + " p" + std::to_string(a.pad) + ")";
-    }
-    s += std::string(" ") + kActivations[static_cast<int>(c.activation)];
-    s += c.gradient ? " slope" : "";
-    return s + (c.bias ? " bias" : "") + (c.dw ? " dw" : "") + (c.db ? " db" : "");
-  }
+  static Case draw(Random& random) { return depthwise_conv_cases::draw(random); }
+  static std::vector<Case> table() { return depthwise_conv_cases::table(); }
+  static std::string text(const Case& c) { return depthwise_conv_cases::text(c); }
 };
 
 }  // namespace
