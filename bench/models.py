@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import inspect
 import json
 import sys
 import time
@@ -108,14 +107,10 @@ class Step:
         return None
 
 
-def conversions() -> dict[str, dict[str, Any]]:
-    """The ways to convert: as it is, and with fusion where convert_() has that."""
-    import fastconv
-
+def conversions(mode: str) -> dict[str, dict[str, Any]]:
+    """The ways to convert: as it is, and for inference also with fusion."""
     ways: dict[str, dict[str, Any]] = {"converted": {}}
-    if "fuse" in inspect.signature(fastconv.convert_).parameters:
-        ways["fused"] = {"fuse": True}
-    return ways
+    return ways if mode == "train" else ways | {"fused": {"fuse": True}}
 
 
 class Models:
@@ -132,7 +127,7 @@ class Models:
         self.layers = 0
         for mode in MODES:
             made = {"native": native}
-            for how, options in conversions().items():
+            for how, options in conversions(mode).items():
                 try:
                     made[how] = copy.deepcopy(native).train(mode == "train")
                     report = fastconv.convert_(made[how], **options)

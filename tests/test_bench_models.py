@@ -127,9 +127,9 @@ def test_one_command_measures_reports_and_plots(tmp_path, capsys):
     ]
     for row in rows:
         layouts = networks.NETWORKS[row.case.network].layouts
-        wanted = {
-            model_results.contender_name(how, x) for how in models.conversions() for x in layouts
-        }
+        ways = models.conversions(row.case.mode)
+        assert ("fused" in ways) == (row.case.mode == "infer")
+        wanted = {model_results.contender_name(how, x) for how in ways for x in layouts}
         assert wanted < set(row.times) and set(row.memory) == set(row.times)
         assert row.layers >= 6
         for layout in layouts:
