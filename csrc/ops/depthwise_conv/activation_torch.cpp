@@ -3,11 +3,10 @@
 
 // Registers depthwise convolution with an activation in the same pass.
 //
-// The gradient has one more pass than the convolution's: g = dy * activation'(z), which then takes
-// dy's place.  For relu and relu6 the result says what the slope is.  The other activations need z,
-// which is not saved: the convolution is computed again, and multiplied by dy where it is in cache
-// (docs/adr/0016-fused-activation.md).  Where gradients are differentiated in turn, and under the
-// transforms, the convolution and torch's activation are two operators.
+// Where gradients are recorded, relu and relu6 keep their result, which says what the slope is; for
+// the others z must be known, and to keep it costs less than to compute it again: there, and under
+// the transforms, the convolution and torch's activation are two operators
+// (docs/adr/0016-fused-activation.md).
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
@@ -188,6 +187,10 @@ Tensor forward_autograd(const Tensor& input, const Tensor& weight, const Optiona
     return forward_in_two(input, weight, bias, stride, padding, dilation, activation, tile);
   }
   if (needs_graph({input, weight, b})) {
+    // To save z costs less than to compute it again, where tensors fit into a cache.
+    if (!result_tells_slope(parse_activation(activation))) {
+      return forward_in_two(input, weight, bias, stride, padding, dilation, activation, tile);
+    }
     return Node::apply(input, weight, bias, Node::Lists{stride, padding, dilation},
                        std::string(activation), tile);
   }
