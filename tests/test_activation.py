@@ -50,7 +50,7 @@ def exact(z, name):
 
 
 def exact_slope(z, name):
-    z = z.double().requires_grad_()
+    z = z.double().detach().clone().requires_grad_()
     if name == "gelu":
         tail = torch.special.erfc(z.detach().abs() * math.sqrt(0.5)) / 2
         density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -170,6 +170,8 @@ def test_follows_the_convolution(which, name, rng, device):
                 slack = slack * unit(want, torch.promote_types(dtype, torch.float32))
                 if dtype.itemsize == 2:
                     slack = 0.501 * unit(want, dtype) + slack
+                if dtype == torch.bfloat16:  # a level may flush what is subnormal in it
+                    slack = slack.clamp(min=torch.finfo(dtype).smallest_normal)
                 check(y.cpu(), want, slack, what)
 
 

@@ -4,11 +4,9 @@
 
 A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All of
 them are compiled into one library: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``, and
-a number chooses at run time which is in force.  Compiling a room once for each would take hours.
-The same call notes which mutants would have made a difference there.
-
-The sources are formatted by clang-format, which is all that this relies on: operators have spaces
-around them, template brackets have none.
+a number chooses at run time which is in force; compiling a room for each would take hours.  The
+call also notes which mutants would have made a difference there.  All this relies on clang-format:
+operators have spaces around them, template brackets have none.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Site:
     end: int
     variants: dict[str, str]
     is_value: bool = True  # not a statement, such as a barrier
-    first: int = 0  # number of the first variant
+    first: int = 0  # its first variant's number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +62,8 @@ class _Source:
     def _bracket(self, i: int) -> int:
         """1 for an opening bracket, -1 for a closing one, template brackets included."""
         token = self.tokens[i]
-        if token.text in _OPEN:
-            return 1
-        if token.text in _CLOSE:
-            return -1
+        if token.text in _OPEN + _CLOSE:
+            return 1 if token.text in _OPEN else -1
         if token.text == "<" and not self._spaced(token):
             return 1
         if token.text == ">" and not self.code[token.start - 1].isspace():
@@ -297,8 +293,8 @@ def mutate(file: str, source: str, first: int) -> tuple[str, list[Mutant]]:
         site.first = first
         line = source.count("\n", 0, site.start)
         original = " ".join(source[site.start : site.end].split())
-        for i, name in enumerate(site.variants):
+        for number, name in enumerate(site.variants, first):
             change = f"`{original}` -> `{name}`"
-            mutants.append(Mutant(first + i, file, line + 1, lines[line].strip(), change))
+            mutants.append(Mutant(number, file, line + 1, lines[line].strip(), change))
         first += len(site.variants)
     return write(source, sites), mutants
