@@ -73,6 +73,9 @@ KERNELS = {
     "k3 crop": (3, (-2, -3), 1),
     "k2 dilation 2": (2, "causal", 2),
     "k3 dilation 3": (3, None, 3),
+    # Each chunk of positions has its tap in front, with nothing of the next one to follow.
+    "k3 dilation 4": (3, "causal", 4),
+    "k3 dilation 8": (3, "causal", 8),
     "k3 dilation 20": (3, "causal", 20),
     "k4 far pad": (4, (40, 17), 1),
 }
