@@ -50,7 +50,7 @@ def exact(z, name):
 
 
 def exact_slope(z, name):
-    z = z.double().requires_grad_()
+    z = z.detach().double().clone().requires_grad_()
     if name == "gelu":
         tail = torch.special.erfc(z.detach().abs() * math.sqrt(0.5)) / 2
         density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
