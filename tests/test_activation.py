@@ -136,7 +136,9 @@ def test_accuracy_of_float64(rng):
         for isa in each_isa():
             check(activated(z, name), want, 8 * unit(want, torch.float64), f"{name}, {isa}")
             slope = exact_slope(z, name)
-            check(slopes(z, name), slope, 8 * 2.0**-52, f"slope of {name}, {isa}")
+            # The reference's z * (1 - sigmoid(z)) multiplies errors by z.
+            bound = (8 + z.abs()) * 2.0**-52
+            check(slopes(z, name), slope, bound, f"slope of {name}, {isa}")
 
 
 # ---- in every engine ----
@@ -163,11 +165,15 @@ def test_follows_the_convolution(which, name, rng, device):
                 assert y.stride() == z.stride() and y.dtype == dtype, what
                 want = exact(z.cpu(), name)
                 slack = FORWARD[name] + 1e-3
-                if dtype == torch.float64:  # the reference's erfc multiplies errors by z^2
-                    slack = 8 + z.cpu().square()
+                if dtype == torch.float64:
+                    # The reference's argument z * sqrt(0.5) has two roundings, each of which erfc
+                    # multiplies by z^2: the test against 60 digits is the sharp one.
+                    slack = 8 + 2 * z.cpu().square()
                 slack = slack * unit(want, torch.promote_types(dtype, torch.float32))
                 if dtype.itemsize == 2:
                     slack = 0.501 * unit(want, dtype) + slack
+                if dtype == torch.bfloat16:  # a level may flush what is subnormal in it
+                    slack = slack.clamp(min=torch.finfo(dtype).smallest_normal)
                 check(y.cpu(), want, slack, what)
 
 
