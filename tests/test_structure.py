@@ -44,7 +44,11 @@ by_name = {"ids": str}
 
 INTRINSICS = ["<immintrin.h>", "<arm_neon.h>"]
 CUDA = ["<cuda_runtime*.h>", "<cuda_fp16.h>", "<cuda_bf16.h>"]
-PLAIN = ["<cstdint>", "<cstring>", '"common/activation.h"', '"common/types.h"', '"common/isa.h"']
+PLAIN = [
+    "<cstdint>",
+    "<cstring>",
+    *(f'"common/{name}.h"' for name in ("types", "isa", "activation")),
+]
 ANYTHING = ["*"]
 LEVEL_SWITCH = ['"common/isa_compile.h"', '"common/isa_region*.h"', "FASTCONV_ISA_BODY"]
 
@@ -139,10 +143,12 @@ LONG = {
     "fastconv/nn.py",
     "fastconv/reference.py",
     "fastconv/testing.py",
+    "tests/cpu_kernels/depthwise_conv.cpp",
     "tests/fuzz/oracle.py",
     "tests/host_cuda/depthwise_conv_cases.py",
     "tests/host_cuda/host_cuda.cpp",
     "tests/host_cuda/test_depthwise_conv_walk.py",
+    "tests/test_convert_fuse.py",
     "tests/test_depth_max_pool.py",
     "tests/test_layers.py",
     "tests/test_rearrange.py",

@@ -92,7 +92,8 @@ def _check(call: Call) -> None:
         return
     assert not found, f"it returned {ours}, but the model says {found}"
     assert meta is not None and meta.error is None, f"it returned {ours}, a meta call {meta}"
-    check_agree(meta.results, ours.results, "a meta call", True)
+    bare = call.kwargs.get("activation") in (None, "relu", "relu6")
+    check_agree(meta.results, ours.results, "a meta call", bare)
     check_layout(call, args[0], args[1] if len(args) > 1 else None, ours.results[0])
     if steps(call, args, ours.results[0]) > MOST:
         return
@@ -205,7 +206,9 @@ def check_result(call: Call, args: tuple[Any, ...], results: tuple[Tensor, ...])
     torch.set_num_threads(1)
     again = as_tuple(function_of(call)(*args, **call.kwargs))
     torch.set_num_threads(call.threads)
-    for a, b in zip(results, again, strict=True):
+    # In training some activations are torch's operators, whose bits depend on threads.
+    ours = call.kwargs.get("activation") in (None, "relu", "relu6") or not y.requires_grad
+    for a, b in zip(results, again, strict=True) if ours else ():
         assert_same_bits(a, b, "another run, with one thread")
     for a, b in zip(args, before, strict=True):
         assert a is None or a.numel() == 0 or torch.equal(*[_raw(t) for t in (a, b)]), "wrote input"
