@@ -148,7 +148,6 @@ LONG = {
     "tests/host_cuda/depthwise_conv_cases.py",
     "tests/host_cuda/host_cuda.cpp",
     "tests/host_cuda/test_depthwise_conv_walk.py",
-    "tests/test_convert_fuse.py",
     "tests/test_depth_max_pool.py",
     "tests/test_layers.py",
     "tests/test_rearrange.py",
