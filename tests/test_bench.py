@@ -113,6 +113,7 @@ def test_suites_are_well_formed(suite, device):
         "op": {
             "quick": set(cases.OPS) - blocks,
             "models": {"depthwise_conv2d", "pixel_shuffle"} | blocks,
+            "activations": {"depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d"},
         }.get(suite, set(cases.OPS)),
         "layout": set(cases.LAYOUTS),
         "mode": {"both"} if suite == "tiny" else {"forward", "both"},
