@@ -73,12 +73,11 @@ inline std::vector<Case> table() {
   const auto add = [&](Dtype dtype, int64_t channels, int64_t multiplier, const Axis& height,
                        const Axis& width) {
     for (const bool channels_last : {false, true}) {
-      cases.push_back(
-          {{dtype, channels_last, false, 1, channels, multiplier, {one, height, width}},
-           true,
-           true,
-           true,
-           false});
+      cases.push_back({{dtype, channels_last, false, 1, channels, multiplier, {one, height, width}},
+                       true,
+                       true,
+                       true,
+                       false});
     }
   };
   // Planes too wide for the blocked engine; several chunks of columns; rows of 16-bit types.
@@ -127,8 +126,7 @@ inline std::vector<Case> table() {
   for (const int64_t stride : {1, 2}) {
     add(Dtype::kFloat32, 512, 1, axis(5, 3, stride, 1, 1, 1), axis(21, 3, stride, 1, 1, 1));
   }
-  const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1),
-                         axis(61, 3, 2, 1, 1, 1)};
+  const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1), axis(61, 3, 2, 1, 1, 1)};
   cases.push_back({{Dtype::kFloat32, true, false, 1, 68, 1, {planes[0], planes[1], planes[2]}},
                    true,
                    true,
