@@ -42,19 +42,30 @@ ELSEWHERE = {
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[\w-]*)?\)")
 
 
-def follow_links(app, path, docname, content):
-    """Turns the links of an included file, seen from its folder, into links of this site."""
-    folder = posixpath.dirname(posixpath.normpath(posixpath.join("docs", str(path))))
+def links_here(text, folder):
+    """The text of a file in `folder` of the repository, its links leading to this site's pages."""
 
     def link(match):
         image, text, target, anchor = match.groups()
         whole = posixpath.normpath(posixpath.join(folder, target))
         page = ELSEWHERE.get(whole) or (whole[5:] if whole.startswith("docs/") else None)
-        return f"{image}[{text}]({page}{anchor or ''})" if page else text
+        return f"{image}[{text}](/{page}{anchor or ''})" if page else text
 
-    content[0] = LINK.sub(link, content[0])
+    parts = text.split("```")  # every other one is code
+    return "```".join(LINK.sub(link, p) if i % 2 == 0 else p for i, p in enumerate(parts))
+
+
+def included(app, path, docname, content):
+    """README and its like, which lie outside docs/."""
+    content[0] = links_here(content[0], posixpath.normpath(posixpath.join("docs", path.parent)))
+
+
+def read(app, docname, content):
+    """A page of docs/; it may link to files outside."""
+    content[0] = links_here(content[0], posixpath.dirname(f"docs/{docname}"))
 
 
 def setup(app):
     """Sphinx calls this."""
-    app.connect("include-read", follow_links)
+    app.connect("include-read", included)
+    app.connect("source-read", read)
