@@ -143,7 +143,6 @@ LONG = {
     "fastconv/nn.py",
     "fastconv/reference.py",
     "fastconv/testing.py",
-    "tests/cpu_kernels/depthwise_conv.cpp",
     "tests/fuzz/oracle.py",
     "tests/host_cuda/depthwise_conv_cases.py",
     "tests/host_cuda/host_cuda.cpp",
