@@ -96,6 +96,9 @@ inline std::vector<Case> table() {
     add(dtype, 2, 2, axis(5, kernel, 1, 1, pad, pad), axis(151, kernel, 1, 1, pad, pad));
     add(dtype, 3, 1, axis(9, kernel, 2, 1, pad, pad), axis(37, kernel, 2, 1, pad, pad));
   }
+  for (const int64_t stride : {1, 2}) {
+    add(Dtype::kFloat32, 3, 1, axis(9, 7, stride, 1, 3, 3), axis(37, 7, stride, 1, 3, 3));
+  }
   // Bands of rows read in place: dilation, even filters, one row.
   add(Dtype::kFloat32, 3, 1, axis(21, 3, 1, 2, 2, 2), axis(37, 3, 1, 3, 3, 3));
   add(Dtype::kFloat16, 2, 2, axis(13, 4, 2, 1, 1, 2), axis(50, 2, 1, 1, 1, 0));
