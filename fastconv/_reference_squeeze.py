@@ -44,7 +44,10 @@ def global_avg_pool3d(input: Tensor) -> Tensor:
 def sigmoid_gate(input: Tensor, gate: Tensor) -> Tensor:
     """Reference of :func:`fastconv.sigmoid_gate`: a sigmoid and a product."""
     ones = [1] * (input.dim() - 2)
-    return input * gate.sigmoid().reshape(*input.shape[:2], *ones)
+    e = torch.exp(torch.where(gate < 0, gate, -gate))
+    # torch's own slope, y * (1 - y), has few digits where y is near one.
+    sigmoid = torch.where(gate < 0, e, 1) / (1 + e)
+    return input * sigmoid.reshape(*input.shape[:2], *ones)
 
 
 def causal_conv1d_update(

@@ -139,6 +139,10 @@ struct Room {
         cases.push_back({element, {3, 5, run}, {1, 0, 2}, false, false});
       }
     }
+    // Copies in two passes, one of them by tiles.
+    cases.push_back({2, {5, 33, 4, 2}, {1, 3, 2, 0}, false, false});
+    cases.push_back({2, {40, 40, 3, 4}, {3, 1, 2, 0}, false, false});
+    cases.push_back({4, {3, 17, 17, 3}, {1, 3, 2, 0}, false, false});
     return cases;
   }
 

@@ -176,8 +176,8 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     // Sums of the tensor's own type are finished here, where they lie one behind the other.
     const bool early = sizeof(T) == sizeof(A) && p.gradient == nullptr;
     if (early && p.activation != Activation::kNone) {
-      finish_all<A>(p.activation,
-                    {y, nullptr, 1, 0, 1, 0, out[0] * out[1] * out[2] * size.out_pitch});
+      const int64_t pixels = out[0] * out[1] * out[2];
+      finish_all<A>(p.activation, {y, nullptr, 1, 0, pixels, size.out_pitch, local.c1});
     }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
     if (early) continue;
