@@ -177,7 +177,7 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     const bool early = sizeof(T) == sizeof(A) && p.gradient == nullptr;
     if (early && p.activation != Activation::kNone) {
       const int64_t pixels = out[0] * out[1] * out[2];
-      finish_all<A>(p.activation, {y, nullptr, 1, 0, pixels, size.out_pitch, local.c1});
+      finish_all<A>(p.activation, {y, nullptr, 1, 0, pixels, size.out_pitch, channels});
     }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
     if (early) continue;
