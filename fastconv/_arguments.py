@@ -47,9 +47,15 @@ def as_int(function: str, argument: str, value: object, given: object) -> int:
 
 
 def int_list(function: str, argument: str, value: Ints, length: int) -> list[int]:
-    """One int becomes `length` of them; a sequence is taken as it is."""
+    """One int becomes `length` of them; a sequence is taken as it is.
+
+    Of a sequence torch refuses bools in the first place only, and so does this.
+    """
     if isinstance(value, (tuple, list)):
-        return [as_int(function, argument, v, value) for v in value]
+        return [
+            int(v) if i and isinstance(v, bool) else as_int(function, argument, v, value)
+            for i, v in enumerate(value)
+        ]
     return [as_int(function, argument, value, value)] * length
 
 

@@ -48,7 +48,9 @@ def ints(value: Any, length: int, problems: list[Problem], name: str) -> list[in
     """One int for each dimension, or a problem."""
     single = as_int(value)
     values = [single] * length if single is not None else value
-    if not isinstance(values, (tuple, list)) or any(as_int(v) is None for v in values):
+    if not isinstance(values, (tuple, list)) or any(
+        as_int(v) is None and not (i and isinstance(v, bool)) for i, v in enumerate(values)
+    ):  # torch refuses bools in the first place only
         problems.append(wrong_type(name))
         return None
     numbers = [operator.index(v) for v in values]
