@@ -70,8 +70,8 @@ struct FlatRows {
   int64_t length;        // elements of a row
 };
 
-// U vectors of each of R rows, from element `at` on, which vector v of the period meets; returns the
-// one after them.
+// U vectors of each of R rows, from element `at` on, which vector v of the period meets; returns
+// the one after them.
 template <int R, int U, bool Whole, class T>
 FASTCONV_INLINE int64_t flat_vectors(const FlatRows<T>& t, int64_t at, int64_t v) {
   using V = Vec<Accum<T>>;
