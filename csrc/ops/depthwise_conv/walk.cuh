@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
 #pragma unroll
     for (int e = 0; e < kUp; ++e, ++out_row, to += g.out_row) {
       if (kUp > 1 && (out_row < 0 || out_row >= g.rows.out)) continue;
-      store_row<T, V, kOutputs, kRuns>(to, out_column, stores, sum[kAges - 1][e]);
+      store_row<T, V, kOutputs, kRuns>(to, out_column, stores, g.activation, sum[kAges - 1][e]);
     }
   }
 }
