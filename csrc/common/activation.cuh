@@ -15,20 +15,10 @@
 
 namespace fastconv {
 
-// max(x, low) and min(x, high) that keep a NaN in x.
-template <class A>
-__device__ __forceinline__ A at_least(A x, A low) {
-  return x < low ? low : x;
-}
-template <class A>
-__device__ __forceinline__ A at_most(A x, A high) {
-  return x > high ? high : x;
-}
-
 template <class A>
 __device__ __forceinline__ A hardswish(A z) {
   constexpr A kSixth = A(1) / 6;  // times 6 it comes out as 1
-  return z * (at_most(at_least(z + 3, A(0)), A(6)) * kSixth);
+  return z * (gpu::at_most(gpu::at_least(z + 3, A(0)), A(6)) * kSixth);
 }
 
 // z / (1 + e^-z) as z < 0 ? z * e / (1 + e) : z / (1 + e), e = e^-|z|: nothing overflows, and the
@@ -47,7 +37,7 @@ __device__ __forceinline__ double silu(double z) {
 // positive coefficients, with a relative error of 0.11 * 2^-24 on [0, 15].
 __device__ __forceinline__ float gelu(float z) {
   // Above 15, a * P(N > a) is less than half the smallest number.
-  const float a = at_most(fabsf(z), 15.0f);
+  const float a = gpu::at_most(fabsf(z), 15.0f);
   // `top` has 12 digits, so that its square is exact: a^2 rounded once would be up to 2^-18 off.
   const float top = gpu::keep_bits(a, 0xfffff000u);
   float over = 0x1.102ec6p-8f, under = 0x1.552076p-7f;
@@ -68,43 +58,45 @@ __device__ __forceinline__ double gelu(double z) {
   return z * (0.5 * erfc(z * -0x1.6a09e667f3bcdp-1));
 }
 
-// How many of N values are transformed at a time: one, for their temporaries not to take registers
-// from the kernel, but so many that there are no more than eight rounds.
-constexpr int activation_group(int n, int size) { return size == 8 || n % 8 != 0 ? 1 : n / 8; }
-
-// Applies `activation` to at(0), ..., at(N - 1), references to sums in registers.  The long
-// functions stand in a loop, so that their code is there once: in each round the first values are
-// transformed, and all of them move on.
+// Applies `activation` to at(0), ..., at(N - 1), references to sums in registers.
+//
+// The values are taken one after the other, so that the temporaries of one at a time take registers
+// from the kernel.  Up to 16 values are so many copies of the code, each behind its own branches;
+// were they in a loop, ptxas would take that for the hot one of a kernel that has no other loop in
+// its main loop, and compute addresses there anew in every round (105 instead of 73 instructions
+// for a row of walk_kernel<float, 1, 3, 1, 1, 4, true>).  More values, and fp64, whose functions are
+// long, do stand in a loop: each round transforms the first few, and all move on.
 template <int N, class At>
 __device__ __forceinline__ void activate(Activation activation, const At& at) {
-  if (activation == Activation::kNone) return;
   using A = std::decay_t<decltype(at(0))>;
-  if (activation == Activation::kRelu || activation == Activation::kRelu6) {
+  int kind = static_cast<int>(activation);
+  if (kind == static_cast<int>(Activation::kNone)) return;
+  if (kind <= static_cast<int>(Activation::kRelu6)) {
     const A high = activation == Activation::kRelu ? A(INFINITY) : A(6);
 #pragma unroll
-    for (int i = 0; i < N; ++i) at(i) = at_most(at_least(at(i), A(0)), high);
+    for (int i = 0; i < N; ++i) at(i) = gpu::at_most(gpu::at_least(at(i), A(0)), high);
     return;
   }
-  constexpr int kGroup = activation_group(N, sizeof(A));
+  const auto long_one = [&](A z) {
+    gpu::pin(kind);  // keeps the values' branches apart
+    if (kind == static_cast<int>(Activation::kHardswish)) return hardswish(z);
+    return kind == static_cast<int>(Activation::kSilu) ? silu(z) : gelu(z);
+  };
+  if constexpr (N <= 16 && sizeof(A) == 4) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) at(i) = long_one(at(i));
+  } else {
+    constexpr int kGroup = sizeof(A) == 4 && N % 4 == 0 ? 4 : 1;
 #pragma unroll 1
-  for (int round = 0; round < N / kGroup; ++round) {
-    A z[kGroup];
+    for (int round = 0; round < N / kGroup; ++round) {
+      A z[kGroup];
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) z[i] = at(i);
-    if (activation == Activation::kHardswish) {
+      for (int i = 0; i < kGroup; ++i) z[i] = long_one(at(i));
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) z[i] = hardswish(z[i]);
-    } else if (activation == Activation::kSilu) {
+      for (int i = 0; i + kGroup < N; ++i) at(i) = at(i + kGroup);
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) z[i] = silu(z[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) z[i] = gelu(z[i]);
+      for (int i = 0; i < kGroup; ++i) at(N - kGroup + i) = z[i];
     }
-#pragma unroll
-    for (int i = 0; i + kGroup < N; ++i) at(i) = at(i + kGroup);
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) at(N - kGroup + i) = z[i];
   }
 }
 

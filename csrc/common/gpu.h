@@ -51,9 +51,25 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   return cudaGetLastError();
 }
 
-// Keeps the compiler from computing a value anew in every branch that uses it.
+// Keeps the compiler from computing a value anew in every branch that uses it, and from knowing
+// what it is.
+__device__ __forceinline__ void pin(int& x) { asm volatile("" : "+r"(x)); }
 __device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
 __device__ __forceinline__ void pin(double& x) { asm volatile("" : "+d"(x)); }
+
+// max(x, low) and min(x, high) that keep a NaN in x.
+__device__ __forceinline__ float at_least(float x, float low) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(low));
+  return y;
+}
+__device__ __forceinline__ float at_most(float x, float high) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(high));
+  return y;
+}
+__device__ __forceinline__ double at_least(double x, double low) { return x < low ? low : x; }
+__device__ __forceinline__ double at_most(double x, double high) { return x > high ? high : x; }
 
 // 1 / x to a unit in its last place, for 1 <= x < 2^126.
 __device__ __forceinline__ float reciprocal(float x) {
@@ -132,6 +148,14 @@ FASTCONV_MMA(__nv_bfloat16, "bf16")
 
 namespace fastconv::gpu {
 
+template <class A>
+A at_least(A x, A low) {
+  return x < low ? low : x;
+}
+template <class A>
+A at_most(A x, A high) {
+  return x > high ? high : x;
+}
 template <class A>
 A reciprocal(A x) {
   return 1 / x;
