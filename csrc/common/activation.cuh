@@ -64,8 +64,8 @@ __device__ __forceinline__ double gelu(double z) {
 // from the kernel.  Up to 16 values are so many copies of the code, each behind its own branches;
 // were they in a loop, ptxas would take that for the hot one of a kernel that has no other loop in
 // its main loop, and compute addresses there anew in every round (105 instead of 73 instructions
-// for a row of walk_kernel<float, 1, 3, 1, 1, 4, true>).  More values, and fp64, whose functions are
-// long, do stand in a loop: each round transforms the first few, and all move on.
+// for a row of walk_kernel<float, 1, 3, 1, 1, 4, true>).  More values, and fp64, whose functions
+// are long, do stand in a loop: each round transforms the first few, and all move on.
 template <int N, class At>
 __device__ __forceinline__ void activate(Activation activation, const At& at) {
   using A = std::decay_t<decltype(at(0))>;

@@ -251,8 +251,7 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
       for (int j = 0; j < kBandGroups; ++j) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          results[(8 * j + e % 2) * pitch + 16 * i + e / 2 * 8] =
-              gpu::narrow<T>(sums[j][i][e]);
+          results[(8 * j + e % 2) * pitch + 16 * i + e / 2 * 8] = gpu::narrow<T>(sums[j][i][e]);
         }
       }
     }
