@@ -61,4 +61,23 @@ constexpr bool result_tells_slope(Activation activation) {
   return activation == Activation::kRelu || activation == Activation::kRelu6;
 }
 
+inline void apply_native(Activation activation, at::Tensor& y) {
+  switch (activation) {
+    case Activation::kRelu:
+      y.relu_();
+      break;
+    case Activation::kRelu6:
+      at::hardtanh_(y, 0, 6);
+      break;
+    case Activation::kHardswish:
+      at::hardswish_(y);
+      break;
+    case Activation::kSilu:
+      at::silu_(y);
+      break;
+    default:
+      at::gelu_(y);
+  }
+}
+
 }  // namespace fastconv::depthwise_conv

@@ -55,8 +55,8 @@ struct Forward : Problem {
   const void* bias;  // may be null
   void* y;
   Strides5 y_strides;
-  // y = activation(z) of the sum z above, or, on the CPU alone, gradient * activation'(z), with
-  // `gradient` lying as y does.
+  // y = activation(z) of the sum z above, or gradient * activation'(z), `gradient` lying as y does.
+  // The CPU's kernels alone do this.
   Activation activation = Activation::kNone;
   const void* gradient = nullptr;
 };
