@@ -143,7 +143,7 @@ def compile_kernels(archs: Sequence[str], folder: Path) -> tuple[list[str], list
 
     def compile_one(job: tuple[str, Path]) -> tuple[str, Path]:
         arch, source = job
-        common = sorted((ROOT / "csrc" / "common").glob("*.h"))
+        common = sorted((ROOT / "csrc" / "common").glob("*.*h"))
         room = sorted(p for p in source.parent.glob("*.*h") if p.suffix in (".h", ".cuh"))
         state = hashlib.sha256(repr((arch, flags)).encode())
         for path in [source, *common, *room]:

@@ -7,7 +7,6 @@
 // is compiled more than once.  NaN stays NaN, and an infinity gives what it gives in torch.
 #pragma once
 
-#include <cmath>
 #include <type_traits>
 
 #include "common/activation.h"
