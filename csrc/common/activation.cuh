@@ -99,4 +99,9 @@ __device__ __forceinline__ void activate(Activation activation, const At& at) {
   }
 }
 
+template <int N, class A>
+__device__ __forceinline__ void activate(Activation activation, A (&sums)[N]) {
+  activate<N>(activation, [&](int i) -> A& { return sums[i]; });
+}
+
 }  // namespace fastconv

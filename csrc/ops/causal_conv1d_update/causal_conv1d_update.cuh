@@ -39,13 +39,13 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
                                : x[(at - p.state_length) * p.x_strides.time];
   };
   for (int64_t t = 0; t < p.length; ++t) {
-    A sum = bias;
+    A sum[1] = {bias};
     int64_t from = p.state_length + t - (p.taps - 1) * p.dilation;
     for (int64_t j = 0; j < p.taps; ++j, from += p.dilation) {
-      sum += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
+      sum[0] += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
     }
-    activate<1>(static_cast<fastconv::Activation>(p.activation), [&](int) -> A& { return sum; });
-    y[t * p.y_strides.time] = gpu::narrow<T>(sum);
+    activate(static_cast<fastconv::Activation>(p.activation), sum);
+    y[t * p.y_strides.time] = gpu::narrow<T>(sum[0]);
   }
   // Every element comes from a later place, so that this order overwrites none too early.
   for (int64_t k = 0; k < p.state_length; ++k) {

@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
     float(&flat)[kSums] = reinterpret_cast<float(&)[kSums]>(sums);
 #pragma unroll
     for (int i = 0; i < kSums; ++i) flat[i] += bias;
-    activate<kSums>(g.activation, [&](int i) -> float& { return flat[i]; });
+    activate(g.activation, flat);
     const int lane = threadIdx.x % 32, pitch = s.width + kPackBytes / static_cast<int>(sizeof(T));
     T* results = tile + (plane * s.height + y + lane % 4 * 2) * pitch + x + lane / 4;
 #pragma unroll

@@ -50,7 +50,7 @@ __device__ __forceinline__ Raw<T, V> load_run(const T* row, int at, int size, in
 template <class T, int V>
 __device__ __forceinline__ void store_run(T* row, int at, int size, Activation activation,
                                           Accum<T> (&sum)[V]) {
-  activate<V>(activation, [&](int i) -> Accum<T>& { return sum[i]; });
+  activate(activation, sum);
   Pack<T, V> y;
 #pragma unroll
   for (int q = 0; q < V; ++q) y.v[q] = gpu::narrow<T>(sum[q]);
