@@ -38,7 +38,8 @@ def kernels_of_sources():
         text = re.sub(r"//[^\n]*", "", path.read_text())
         for match in re.finditer(r"\b__global__\s+void\b", text):
             head = text[match.end() : text.index("{", match.end())]
-            head = re.sub(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)", "", head)
+            nested = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+            head = re.sub(rf"__launch_bounds__\s*{nested}", "", head)
             name = re.match(r"[^(]*?(\w+)\s*[(]", head)[1]
             found.add(f"{path.parent.name}::{name}")
     return found
