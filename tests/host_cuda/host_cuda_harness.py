@@ -95,7 +95,7 @@ def room_sources(room: str) -> list[pathlib.Path]:
 
 
 def _digest(sources: list[pathlib.Path], flags: list[str]) -> str:
-    headers = [*HERE.glob("*.h"), *(CSRC / "common").rglob("*.h")]
+    headers = [*HERE.glob("*.h"), *(CSRC / "common").rglob("*.*h")]
     for room in sorted({s.parent for s in sources if s.suffix == ".cu"}):
         headers += [*room.glob("*.h"), *room.glob("*.cuh")]
     return native_build.digest(sources + sorted(headers), flags)

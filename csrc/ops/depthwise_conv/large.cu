@@ -61,7 +61,7 @@ PlaneCopy copy_of(const Planes& from, const Problem& p, const LargeShape& s, int
 }  // namespace
 
 cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,
-                         void* out, int tile, cudaStream_t stream) {
+                         Activation activation, void* out, int tile, cudaStream_t stream) {
   const LargeTile* t = large_tile(tile);
   if (!large_serves(v, t)) return cudaErrorInvalidValue;
   const Problem& p = v.problem;
@@ -85,6 +85,7 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   g.out_x = to.sp[2];
   g.weight = weight;
   g.bias = bias;
+  g.activation = activation;
   g.flip = backward;
   g.packed_stores = copy_bytes_of(planes_of(out, to), p, g.x.out) == kPackBytes;
   g.store_channels = by_channel_of(planes_of(out, to), p, s, g.channels);

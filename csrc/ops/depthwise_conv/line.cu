@@ -95,8 +95,8 @@ void plan_down(const View& v, const Lines& lines, LineKind kind, LinePlan& plan)
 
 }  // namespace
 
-cudaError_t line(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream) {
+cudaError_t line(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream) {
   LinePlan plan;
   plan.tile = tile;
   const Lines lines = lines_of(v);
@@ -104,6 +104,7 @@ cudaError_t line(const View& v, const void* in, const void* weight, const void* 
     g.in = in;
     g.weight = weight;
     g.bias = bias;
+    g.activation = activation;
     g.out = out;
   };
   if (lines.rows) {

@@ -89,12 +89,13 @@ cudaError_t launch(const WalkPlan& plan, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream) {
+cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream) {
   WalkPlan plan = plan_walk(v, tile);
   plan.walk.in = in;
   plan.walk.weight = weight;
   plan.walk.bias = bias;
+  plan.walk.activation = activation;
   plan.walk.out = out;
   switch (v.problem.dtype) {
     case Dtype::kFloat32:
