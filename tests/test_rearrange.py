@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,12 @@ SIZES = {
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-@pytest.fixture(params=fastconv._C.isa_levels())
+# At a level without a file of its own the code of the one below runs.
+ROOM = Path(__file__).resolve().parents[1] / "csrc" / "ops" / "rearrange"
+LEVELS = [n for n in fastconv._C.isa_levels() if (ROOM / f"cpu_{n}.cpp").is_file()]
+
+
+@pytest.fixture(params=LEVELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = fastconv._C.isa()
     fastconv._C.set_isa(request.param)
