@@ -17,7 +17,8 @@ NATIVE = {
     "gelu": F.gelu,
 }
 each_activation = pytest.mark.parametrize("name", NATIVE)
-gradient_of = torch.ops.fastconv._depthwise_conv_act_gradient.default
+activation_of = torch.ops.fastconv._activation.default
+gradient_of = torch.ops.fastconv._activation_gradient.default
 
 # Name: input, weight, arguments.  Together they reach every engine of the CPU, every kind of tile
 # that overlaps another, and planes that are finished in several pieces.

@@ -38,7 +38,7 @@ DTYPES = {"float32", "float64", "float16", "bfloat16"}
 ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 REACHED = {
     "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES}
-    | {f"{what}:{name}" for what in ("activation", "slope") for name in ACTIVATIONS}
+    | {f"activation:{name}" for name in ACTIVATIONS}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}

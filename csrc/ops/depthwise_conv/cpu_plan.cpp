@@ -112,7 +112,6 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
-  c.gradient = nullptr;
   c.plane_chunk = 1;
   c.window = c.narrow = false;
   const CorrelationAxis& height = c.axis[1];
@@ -167,7 +166,6 @@ Correlation make_forward(const Forward& p, Isa isa) {
   c.y = p.y;
   c.y_strides = p.y_strides;
   c.activation = p.activation;
-  c.gradient = p.gradient;
   return c;
 }
 
