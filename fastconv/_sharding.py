@@ -80,7 +80,7 @@ def _cut_alike(op: Any, args: Sequence[Any], specs: Sequence[DTensorSpec]) -> bo
     One filter per channel is cut where the channels are.  More are not if the channels do not
     divide: 3 channels in two parts are 2 and 1, their 6 filters 3 and 3.
     """
-    first = 1 if "backward" in op.name() or "gradient" in op.name() else 0
+    first = 1 if "backward" in op.name() else 0
     x, w = args[first : first + 2]
     channel = x.ndim - w.ndim + 1
     channels = x.shape[channel]
@@ -108,12 +108,10 @@ def _conv_act_rule(op: Any, x: _Input, w: _Input, b: _Input | None, *_: Any) -> 
     return [rule for rule in rules if not any(isinstance(p, Partial) for p in rule)]
 
 
-def _conv_act_gradient_rule(
-    op: Any, dy: _Input, x: _Input, w: _Input, b: _Input | None, *_: Any
-) -> list[Placements]:
-    _refuse(op, dy, _conv_dims(x, w)[1], "")
-    # The incoming gradient lies as the result does.
-    return [[rule[0], rule[0], *rule[1:]] for rule in _conv_act_rule(op, x, w, b)]
+def _pointwise_rule(op: Any, *tensors: Any) -> list[Placements]:
+    places = [_R, *(Shard(dim) for dim in range(tensors[0].ndim))]
+    count = sum(isinstance(t, _Input) for t in tensors)
+    return [[place] * (1 + count) for place in places]
 
 
 def _conv_backward_rule(op: Any, dy: _Input, x: _Input, w: _Input, *rest: Any) -> list[Placements]:
@@ -243,7 +241,8 @@ def register() -> None:
     rules: dict[Any, tuple[Rule, Any]] = {
         ops.depthwise_conv.default: (_conv_rule, _cut_alike),
         ops.depthwise_conv_act.default: (_conv_act_rule, _cut_alike),
-        ops._depthwise_conv_act_gradient.default: (_conv_act_gradient_rule, _cut_alike),
+        ops._activation.default: (_pointwise_rule, None),
+        ops._activation_gradient.default: (_pointwise_rule, None),
         ops.depthwise_conv_transpose.default: (_conv_rule, _cut_alike),
         ops._depthwise_conv_backward.default: (_conv_backward_rule, _cut_alike),
         ops._depthwise_conv_transpose_backward.default: (_conv_backward_rule, _cut_alike),

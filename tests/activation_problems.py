@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from activation_exact import NATIVE
 
 each_activation = pytest.mark.parametrize("name", NATIVE)
-gradient_of = torch.ops.fastconv._depthwise_conv_act_gradient.default
+activation_of = torch.ops.fastconv._activation.default
+gradient_of = torch.ops.fastconv._activation_gradient.default
 
 # Name: input, weight, arguments.  Together they reach every engine of the CPU, every kind of tile
 # that overlaps another, and planes that are finished in several pieces.

@@ -16,7 +16,7 @@ import fastconv.reference
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from activation_problems import each_activation, gradient_of, problem
+from activation_problems import activation_of, each_activation, gradient_of, problem
 
 
 @each_activation
@@ -37,6 +37,18 @@ def test_transforms(name, rng):
         lambda f: torch.func.vmap(torch.func.grad(lambda s: f(s, w, b).sum()))(x),
     ):
         torch.testing.assert_close(transform(ours), transform(theirs))
+
+
+@each_activation
+def test_batched_gradients(name, rng):
+    """Several incoming gradients at once, through vmap."""
+    x = torch.randn(2, 3, 5, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 1, 3, 3, generator=rng, dtype=torch.float64)
+    dy = torch.randn(4, 2, 3, 5, 4, generator=rng, dtype=torch.float64)
+    y = fastconv.depthwise_conv2d(x, w, padding=1, activation=name)
+    (got,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
+    want = torch.stack([torch.autograd.grad(y, x, d, retain_graph=True)[0] for d in dy])
+    torch.testing.assert_close(got, want)
 
 
 class Recorder(TorchDispatchMode):
@@ -64,7 +76,8 @@ def test_one_pass(name, rng):
         mask = {"relu": "aten::threshold_backward", "relu6": "aten::hardtanh_backward"}[name]
         assert names == ["fastconv::depthwise_conv_act", mask, "fastconv::_depthwise_conv_backward"]
     else:
-        assert names[0] == "fastconv::depthwise_conv" and len(names) == 4
+        passes = ["depthwise_conv", "_activation", "_activation_gradient"]
+        assert names == [f"fastconv::{n}" for n in (*passes, "_depthwise_conv_backward")]
     with Recorder() as recorder, torch.no_grad():
         fastconv.depthwise_conv2d(*leaves, padding=2, activation=name)
     assert [func.name() for func, _, _ in recorder.calls] == ["fastconv::depthwise_conv_act"]
@@ -77,7 +90,11 @@ def test_opcheck(name, rng):
         with Recorder() as recorder, torch.no_grad():
             y = conv(*tensors, **kwargs, activation=name)
         ((func, args, options),) = recorder.calls
-        for each, arguments in ((func, args), (gradient_of, (torch.randn_like(y), *args))):
+        for each, arguments in (
+            (func, args),
+            (activation_of, (y, name)),
+            (gradient_of, (torch.randn_like(y), y, name)),
+        ):
             fresh = [
                 t.detach().clone().requires_grad_() if torch.is_tensor(t) else t for t in arguments
             ]
@@ -134,10 +151,10 @@ def test_autocast_and_threads(name, rng):
             torch.set_num_threads(threads)
             leaf = x.to(memory_format=layout).requires_grad_()
             y = fastconv.depthwise_conv2d(leaf, w, activation=name)
-            # With gradients these two are torch's operators, whose bits depend on threads.
-            grads = [] if name in ("silu", "gelu") else torch.autograd.grad(y, leaf, dy)
+            grads = torch.autograd.grad(y, leaf, dy)
             with torch.no_grad():
-                results.append([fastconv.depthwise_conv2d(leaf, w, activation=name), *grads])
+                results.append([y, fastconv.depthwise_conv2d(leaf, w, activation=name), *grads])
+            assert torch.equal(results[-1][0], results[-1][1])
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
                 assert torch.equal(a, b)
@@ -150,4 +167,8 @@ def test_errors():
     with pytest.raises(ValueError, match=r"depthwise_conv_act: unknown activation 'tanh'"):
         torch.ops.fastconv.depthwise_conv_act(x, w, None, [1, 1], [0, 0], [1, 1], "tanh")
     with pytest.raises(RuntimeError, match="expected grad_output of size"):
-        gradient_of(x, x, w, None, [1, 1], [0, 0], [1, 1], "silu")
+        gradient_of(x, x[..., :3], "silu")
+    with pytest.raises(ValueError, match=r"_activation: unknown activation 'tanh'"):
+        activation_of(x, "tanh")
+    with pytest.raises(NotImplementedError, match=r"not implemented for 'Int'"):
+        activation_of(x.int(), "silu")

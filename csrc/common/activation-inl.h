@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // Activations and their gradients in vectors of one ISA level, re-included per level.  NaN stays
-// NaN, and an infinity gives what it gives in torch.  tests/cpu_kernels/activation.cpp holds them
-// to their errors.
+// NaN, and an infinity gives what it gives in torch.  tests/test_activation.py holds them to their
+// errors.
 #pragma once
 
 #include "common/activation.h"
@@ -181,6 +181,29 @@ FASTCONV_INLINE V activate(V z) {
   }
   if constexpr (K == Activation::kSilu) return silu(z);
   if constexpr (K == Activation::kGelu) return gelu(z);
+}
+
+// Calls f(k) for an activation, which k holds as a constant; nothing for none.
+template <Activation K>
+struct Constant {
+  static constexpr Activation kActivation = K;
+};
+template <class F>
+FASTCONV_INLINE void with_activation(Activation activation, const F& f) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+      return f(Constant<Activation::kRelu>{});
+    case Activation::kRelu6:
+      return f(Constant<Activation::kRelu6>{});
+    case Activation::kHardswish:
+      return f(Constant<Activation::kHardswish>{});
+    case Activation::kSilu:
+      return f(Constant<Activation::kSilu>{});
+    case Activation::kGelu:
+      return f(Constant<Activation::kGelu>{});
+  }
 }
 
 // dy * activation'(z).  As in torch, what a flat part meets is left out, not multiplied by zero.

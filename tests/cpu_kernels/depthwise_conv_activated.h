@@ -1,21 +1,17 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Activations of the sums of depthwise_conv_reference.h, and how far results may be from them.
+// Activations of the sums of depthwise_conv_reference.h, and how far results may be from them; and
+// activations and slopes in passes of their own.
 #pragma once
 
 #include "depthwise_conv_reference.h"
 #include "harness.h"
+#include "ops/depthwise_conv/cpu.h"
 
 namespace fastconv::depthwise_conv {
 
 constexpr const char* kActivations[] = {"none", "relu", "relu6", "hardswish", "silu", "gelu"};
-
-// A value and how far from it a result may be; or anything, where a slope jumps.
-struct Near {
-  double value, bound;
-  bool anything;
-};
 
 inline double activate(Activation activation, double z) {
   switch (activation) {
@@ -46,58 +42,100 @@ inline double slope(Activation activation, double z) {
              z * std::exp(-z * z / 2) / std::sqrt(8 * std::atan(1));
   }
 }
-inline bool jumps_within(Activation activation, double z, double distance) {
-  const auto near = [&](double corner) { return std::fabs(z - corner) <= distance; };
-  switch (activation) {
-    case Activation::kRelu:
-      return near(0);
-    case Activation::kRelu6:
-      return near(0) || near(6);
-    case Activation::kHardswish:
-      return near(-3) || near(3);
-    default:
-      return false;
-  }
-}
 
-// The activation of a sum of `terms` terms, or its slope times dy: the sum is rounded, the
-// activation stretches that error by at most 1.13 (its slope by 1), adds some errors of the
-// accumulator, and is rounded again.
-inline Near activated(Activation activation, bool gradient, const Sum& z, int64_t terms, double dy,
-                      Dtype dtype) {
-  constexpr double kRound[] = {0x1p-24, 0x1p-53, 0x1p-11, 0x1p-8};
-  const double out = kRound[static_cast<int>(dtype)];
-  const double acc = dtype == Dtype::kFloat64 ? 0x1p-52 : 0x1p-24, least = 0x1p-24 * out;
-  const double n = static_cast<double>(terms), growth = std::fmin(n, 6 * std::sqrt(n));
-  const double before = 1.1 * (growth * acc * z.magnitude + out * std::fabs(z.value)) + least;
-  if (gradient) {
-    const double value = dy * slope(activation, z.value);
-    return {value, std::fabs(dy) * (before + 16 * acc) + 1.1 * out * std::fabs(value) + least,
-            jumps_within(activation, z.value, before)};
-  }
-  const double value = activate(activation, z.value), size = std::fabs(value);
-  return {value, 1.13 * before + 1.1 * (8 * acc * (std::fabs(z.value) + size) + out * size) + least,
-          false};
-}
+struct Rounding {
+  double out, acc, least;
 
-// `c` is a case with an activation.
-template <class Case>
-void compare_activated(const Case& c, const harness::Buffer& got, const harness::Layout& layout,
-                       const std::vector<Sum>& sums, const std::vector<double>& gradient) {
+  explicit Rounding(Dtype dtype) {
+    constexpr double kRound[] = {0x1p-24, 0x1p-53, 0x1p-11, 0x1p-8};
+    out = kRound[static_cast<int>(dtype)];
+    acc = dtype == Dtype::kFloat64 ? 0x1p-52 : 0x1p-24;
+    least = 0x1p-24 * out;
+  }
+  // Of the activation of a number that is `before` off: the activation stretches that by at most
+  // 1.13, adds some errors of the accumulator, and is rounded.
+  double activated(double z, double y, double before) const {
+    return 1.13 * before + 1.1 * (8 * acc * (std::fabs(z) + std::fabs(y)) + out * std::fabs(y)) +
+           least;
+  }
+};
+
+// `want(i)` gives the exact value of element i and how far from it the result may be.
+template <class F>
+void compare_with(Dtype dtype, const harness::Buffer& got, const harness::Layout& layout,
+                  const char* what, const F& want) {
   size_t i = 0;
   layout.each([&](int64_t offset, const std::vector<int64_t>&) {
-    const Sum& z = sums[i];
-    const double dy = c.gradient ? gradient[i] : 1;
-    const Near want = activated(c.activation, c.gradient, z, c.taps() + 1, dy, c.dtype);
-    const double value =
-        harness::read_number(c.dtype, got.bytes() + offset * element_size(c.dtype));
-    if (!want.anything && !(std::fabs(value - want.value) <= want.bound)) {
-      harness::fail("%s of %.17g is %.17g instead of %.17g, bound %.3g",
-                    kActivations[static_cast<int>(c.activation)], z.value, value, want.value,
-                    want.bound);
+    const double value = harness::read_number(dtype, got.bytes() + offset * element_size(dtype));
+    const auto [exact, bound] = want(i++);
+    if (!(std::fabs(value - exact) <= bound)) {
+      harness::fail("%s is %.17g instead of %.17g, bound %.3g", what, value, exact, bound);
     }
-    ++i;
   });
 }
+
+struct Near {
+  double value, bound;
+};
+
+// `c` is a case with an activation; its sums are rounded, too.
+template <class Case>
+void compare_activated(const Case& c, const harness::Buffer& got, const harness::Layout& layout,
+                       const std::vector<Sum>& sums) {
+  const Rounding r(c.dtype);
+  const double n = static_cast<double>(c.taps() + 1), growth = std::fmin(n, 6 * std::sqrt(n));
+  compare_with(c.dtype, got, layout, kActivations[static_cast<int>(c.activation)], [&](size_t i) {
+    const auto [z, magnitude] = sums[i];
+    const double before = 1.1 * (growth * r.acc * magnitude + r.out * std::fabs(z)) + r.least;
+    const double y = activate(c.activation, z);
+    return Near{y, r.activated(z, y, before)};
+  });
+}
+
+// The activation of numbers as many as the case's results, and its slope there times others.
+class OwnPasses {
+ public:
+  template <class Case>
+  OwnPasses(const Case& c, harness::Run& run, uint64_t seed)
+      : dtype_(c.dtype),
+        activation_(c.activation),
+        layout_(harness::dense({c.batch * c.out_channels() * c.out_pixels()}, {0})),
+        z_(harness::numbers(run, c.dtype, layout_, seed)),
+        dy_(harness::numbers(run, c.dtype, layout_, seed + 1)),
+        y_(run.output(layout_, element_size(c.dtype))),
+        g_(run.output(layout_, element_size(c.dtype))) {
+    constexpr auto kRun = FASTCONV_ISA_TABLE(pointwise_run);
+    for (const bool slope : {false, true}) {
+      const Pointwise p{c.dtype,   activation_,
+                        layout_.size[0], z_.data(),
+                        slope ? dy_.data() : nullptr, (slope ? g_ : y_).data()};
+      run.in_pieces(p.tasks(), 0,
+                    [&](int64_t begin, int64_t end, void*) { kRun.get()(p, begin, end); });
+    }
+  }
+
+  void compare() const {
+    const Rounding r(dtype_);
+    const auto number = [&](const harness::Buffer& b, size_t i) {
+      return harness::read_number(dtype_,
+                                  b.bytes() + static_cast<int64_t>(i) * element_size(dtype_));
+    };
+    compare_with(dtype_, y_, layout_, "an activation", [&](size_t i) {
+      const double z = number(z_, i), y = activate(activation_, z);
+      return Near{y, r.activated(z, y, 0)};
+    });
+    compare_with(dtype_, g_, layout_, "a slope", [&](size_t i) {
+      const double dy = number(dy_, i), g = dy * slope(activation_, number(z_, i));
+      return Near{g, 16 * r.acc * std::fabs(dy) + 1.1 * r.out * std::fabs(g) + r.least};
+    });
+  }
+
+ private:
+  Dtype dtype_;
+  Activation activation_;
+  harness::Layout layout_;
+  const harness::Buffer &z_, &dy_;
+  harness::Buffer &y_, &g_;
+};
 
 }  // namespace fastconv::depthwise_conv

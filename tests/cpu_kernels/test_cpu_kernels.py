@@ -40,7 +40,7 @@ REACHED = {
     "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES}
     | {f"{way}:flat" for way in WAYS if way != "weight"}
     | {"stream"}
-    | {f"{what}:{name}" for what in ("activation", "slope") for name in ACTIVATIONS}
+    | {f"activation:{name}" for name in ACTIVATIONS}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
     for (int64_t j = 0; j < p.taps; ++j, from += p.dilation) {
       sum[0] += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
     }
-    activate(static_cast<fastconv::Activation>(p.activation), sum);
+    activate(p.activation, sum);
     y[t * p.y_strides.time] = gpu::narrow<T>(sum[0]);
   }
   // Every element comes from a later place, so that this order overwrites none too early.

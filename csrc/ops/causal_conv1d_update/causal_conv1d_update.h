@@ -10,11 +10,10 @@
 
 #include <cstdint>
 
+#include "common/activation.h"
 #include "common/types.h"
 
 namespace fastconv::causal_conv1d_update {
-
-enum class Activation : uint8_t { kNone, kRelu, kRelu6, kHardswish, kSilu, kGelu };
 
 // In elements.
 struct Strides {

@@ -4,7 +4,7 @@
 // The CPU kernel of one ISA level: lanes are channels.
 #pragma once
 
-#include "common/math-inl.h"
+#include "common/activation-inl.h"
 
 namespace fastconv::causal_conv1d_update::FASTCONV_ISA {
 
@@ -35,35 +35,6 @@ FASTCONV_INLINE void scatter(T* p, int64_t stride, Vec<Accum<T>> v, int n) {
   for (int i = 0; i < n; ++i) p[i * stride] = lanes[i];
 }
 
-FASTCONV_INLINE float erf_of(float x) { return __builtin_erff(x); }
-FASTCONV_INLINE double erf_of(double x) { return __builtin_erf(x); }
-
-template <class A>
-Vec<A> activate(Vec<A> v, Activation activation) {
-  const Vec<A> zero{}, six = set1<A>(6);
-  const auto relu6 = [&](Vec<A> x) {
-    x = select(x < zero, zero, x);
-    return select(x > six, six, x);
-  };
-  switch (activation) {
-    case Activation::kRelu:
-      return select(v < zero, zero, v);
-    case Activation::kRelu6:
-      return relu6(v);
-    case Activation::kHardswish:
-      return v * relu6(v + 3) / 6;
-    case Activation::kSilu:
-      return v * logistic(v).value;
-    case Activation::kGelu:
-      for (int i = 0; i < kLanes<A>; ++i) {
-        v[i] = v[i] * A{0.5} * (1 + erf_of(v[i] * static_cast<A>(0x1.6a09e667f3bcdp-1)));
-      }
-      return v;
-    default:
-      return v;
-  }
-}
-
 // n neighbouring channels of a sequence, from `c` on.
 template <class T>
 FASTCONV_INLINE void channels(const Params& p, int64_t batch, int64_t c, int n) {
@@ -87,7 +58,8 @@ FASTCONV_INLINE void channels(const Params& p, int64_t batch, int64_t c, int n) 
               : gather(x + (from - p.state_length) * p.x_strides.time, p.x_strides.channel, n);
       sum = fma(gather(w + j * p.weight_tap, p.weight_channel, n), v, sum);
     }
-    if (p.activation != Activation::kNone) sum = activate<A>(sum, p.activation);
+    with_activation(p.activation,
+                    [&](auto k) { sum = activate<decltype(k)::kActivation>(sum); });
     scatter(y + t * p.y_strides.time, p.y_strides.channel, sum, n);
   }
   // Every element comes from a later place, so that this order overwrites none too early.

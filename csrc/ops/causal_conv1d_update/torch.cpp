@@ -10,6 +10,7 @@
 #include <optional>
 #include <string_view>
 
+#include "activations_torch.h"
 #include "ops/causal_conv1d_update/causal_conv1d_update_cpu.h"
 #include "torch_utils.h"
 
@@ -29,13 +30,11 @@ constexpr const char* kName = "causal_conv1d_update";
 
 Activation parse_activation(const OptionalName& name) {
   if (!name) return Activation::kNone;
-  if (*name == "silu" || *name == "swish") return Activation::kSilu;
-  if (*name == "relu") return Activation::kRelu;
-  if (*name == "relu6") return Activation::kRelu6;
-  if (*name == "hardswish") return Activation::kHardswish;
-  if (*name == "gelu") return Activation::kGelu;
-  TORCH_CHECK_VALUE(false, kName, ": unknown activation '", *name,
-                    "', should be None or one of 'relu', 'relu6', 'hardswish', 'silu', 'gelu'");
+  if (*name == "swish") return Activation::kSilu;
+  const Activation activation = activation_named(*name);
+  TORCH_CHECK_VALUE(activation != Activation::kNone, kName, ": unknown activation '", *name,
+                    "', should be None or one of ", kActivationNames);
+  return activation;
 }
 
 // The one place that checks arguments, on sizes that may be symbolic.
@@ -151,25 +150,7 @@ Tensor decomposed(const Tensor& x, Tensor& state, const Tensor& weight, const Op
   Tensor y = at::convolution_symint(taken, filters, bias, {one}, {zero}, {dilation}, false, {zero},
                                     channels);
   state.copy_(all.slice_symint(-1, length));
-  switch (act) {
-    case Activation::kRelu:
-      y = at::relu(y);
-      break;
-    case Activation::kRelu6:
-      y = at::relu6(y);
-      break;
-    case Activation::kHardswish:
-      y = at::hardswish(y);
-      break;
-    case Activation::kSilu:
-      y = at::silu(y);
-      break;
-    case Activation::kGelu:
-      y = at::gelu(y);
-      break;
-    default:
-      break;
-  }
+  y = native_activation(act, y);
   return x.dim() == 3 ? y : y.squeeze(-1);
 }
 

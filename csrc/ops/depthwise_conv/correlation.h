@@ -108,7 +108,6 @@ struct Correlation {
   void* y;
   Strides5 y_strides;
   Activation activation;  // only where fan_in is 1
-  const void* gradient;   // null, or what the activation's slope is multiplied by: strides as y's
   bool prefetch;          // tensors far larger than a core's own caches
   bool narrow;            // a window's tasks have few columns and all channels
   bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
@@ -117,12 +116,6 @@ struct Correlation {
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
-
-  template <class T>
-  const T* gradient_at(const T* at) const {
-    return gradient == nullptr ? nullptr
-                               : static_cast<const T*>(gradient) + (at - static_cast<const T*>(y));
-  }
 
   // A window needs whole vectors.  In the tensor itself the last one of a block overlaps the one
   // before, and the last block takes what would make a smaller one.

@@ -94,6 +94,10 @@ void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) 
     rows_weight_tasks<T>(p, begin, end, scratch);
   });
 }
+void pointwise_run(const Pointwise& p, int64_t begin, int64_t end) {
+  FASTCONV_ONLY_BF16(p.dtype, pointwise_run(p, begin, end));
+  with_dtype(p.dtype, [&](auto t) { pointwise<decltype(t)>(p, begin, end); });
+}
 void reduce_weight(const WeightPlan& p, int64_t begin, int64_t end) {
   FASTCONV_ONLY_BF16(p.dtype, reduce_weight(p, begin, end));
   with_dtype(p.dtype, [&](auto t) { reduce_weight_of<decltype(t)>(p, begin, end); });

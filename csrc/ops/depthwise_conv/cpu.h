@@ -56,12 +56,28 @@ struct WeightPlan : BackwardWeight {
 };
 WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa);
 
+// An activation in a pass of its own, over dense tensors that lie alike: y = activation(z), or
+// y = gradient * activation'(z).  A result depends on its element alone.
+struct Pointwise {
+  static constexpr int64_t kChunk = 4096;  // elements of one task
+
+  Dtype dtype;
+  Activation activation;
+  int64_t elements;
+  const void* z;
+  const void* gradient;  // may be null
+  void* y;
+
+  constexpr int64_t tasks() const { return ceil_div(elements, kChunk); }
+};
+
 // Per level: bytes of scratch a thread needs, and the work itself over tasks [begin, end).
 FASTCONV_DECLARE_EVERY_ISA(int64_t, correlation_scratch, const Correlation&)
 FASTCONV_DECLARE_EVERY_ISA(void, correlation_run, const Correlation&, int64_t, int64_t, void*)
 FASTCONV_DECLARE_EVERY_ISA(int64_t, weight_scratch, const WeightPlan&)
 FASTCONV_DECLARE_EVERY_ISA(void, weight_run, const WeightPlan&, int64_t, int64_t, void*)
-// Stage two, over output channels [begin, end).
+FASTCONV_DECLARE_EVERY_ISA(void, pointwise_run, const Pointwise&, int64_t, int64_t)
+// Stage two of the weight's gradient, over output channels [begin, end).
 FASTCONV_DECLARE_EVERY_ISA(void, reduce_weight, const WeightPlan&, int64_t, int64_t)
 
 }  // namespace fastconv::depthwise_conv

@@ -174,10 +174,10 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
     // Sums of the tensor's own type are finished here, where they lie one behind the other.
-    const bool early = sizeof(T) == sizeof(A) && p.gradient == nullptr;
+    const bool early = sizeof(T) == sizeof(A);
     if (early && p.activation != Activation::kNone) {
       const int64_t pixels = out[0] * out[1] * out[2];
-      finish_all<A>(p.activation, {y, nullptr, 1, 0, pixels, size.out_pitch, channels});
+      finish_all<A>(p.activation, {y, y, nullptr, 1, 0, pixels, size.out_pitch, channels});
     }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
     if (early) continue;

@@ -19,7 +19,8 @@ using namespace ::fastconv::FASTCONV_ISA;
 template <class T>
 struct Piece {
   T* y;
-  const T* gradient;  // in the same places
+  const T* z;         // y itself, or sums in the same places
+  const T* gradient;  // null, or what the slope is multiplied by, in the same places
   int64_t rows, row_stride, columns, column_stride, length;
 };
 
@@ -37,12 +38,13 @@ void finish_piece(const Piece<T>& p) {
     for (int64_t column = 0; column < p.columns; ++column) {
       const int64_t at = row * p.row_stride + column * p.column_stride;
       T* const y = p.y + at;
-      const T* const dy = Gradient ? p.gradient + at : y;
+      const T* const z = p.z + at;
+      const T* const dy = Gradient ? p.gradient + at : z;
       int64_t i = 0;
-      for (; i + kV <= p.length; i += kV) store(y + i, f(load(y + i), load(dy + i)));
+      for (; i + kV <= p.length; i += kV) store(y + i, f(load(z + i), load(dy + i)));
       if (i < p.length) {
         const int left = static_cast<int>(p.length - i);
-        store_n(y + i, f(load_n(y + i, left), load_n(dy + i, left)), left);
+        store_n(y + i, f(load_n(z + i, left), load_n(dy + i, left)), left);
       }
     }
   }
@@ -63,18 +65,7 @@ __attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
     p.length *= p.rows;
     p.rows = 1;
   }
-  switch (activation) {
-    case Activation::kRelu:
-      return finish_either<Activation::kRelu>(p);
-    case Activation::kRelu6:
-      return finish_either<Activation::kRelu6>(p);
-    case Activation::kHardswish:
-      return finish_either<Activation::kHardswish>(p);
-    case Activation::kSilu:
-      return finish_either<Activation::kSilu>(p);
-    default:
-      return finish_either<Activation::kGelu>(p);
-  }
+  with_activation(activation, [&](auto k) { finish_either<decltype(k)::kActivation>(p); });
 }
 
 // Rows of neighbouring elements, from `y` on.
@@ -82,15 +73,25 @@ template <class T>
 FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t rows, int64_t row_stride,
                                  int64_t length) {
   if (p.activation == Activation::kNone) return;
-  finish_all<T>(p.activation, {y, p.gradient_at(y), rows, row_stride, 1, 0, length});
+  finish_all<T>(p.activation, {y, y, nullptr, rows, row_stride, 1, 0, length});
 }
 // Pixels of neighbouring channels.
 template <class T>
 FASTCONV_INLINE void finish_pixels(const Correlation& p, T* y, int64_t rows, int64_t columns,
                                    int64_t channels) {
   if (p.activation == Activation::kNone) return;
-  finish_all<T>(p.activation, {y, p.gradient_at(y), rows, p.y_strides.sp[1], columns,
+  finish_all<T>(p.activation, {y, y, nullptr, rows, p.y_strides.sp[1], columns,
                                p.y_strides.sp[2], channels});
+}
+
+// A pass of its own.
+template <class T>
+void pointwise(const Pointwise& p, int64_t begin, int64_t end) {
+  const int64_t from = begin * Pointwise::kChunk;
+  const int64_t length = min_of(end * Pointwise::kChunk, p.elements) - from;
+  const T* const gradient = static_cast<const T*>(p.gradient);
+  finish_all<T>(p.activation, {static_cast<T*>(p.y) + from, static_cast<const T*>(p.z) + from,
+                               gradient == nullptr ? nullptr : gradient + from, 1, 0, 1, 0, length});
 }
 
 // Output rows of about this many bytes are finished at once, where an engine would do more.

@@ -147,7 +147,6 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
-  c.gradient = nullptr;
   c.plane_chunk = 1;
   c.window = c.narrow = c.stream = false;
   const CorrelationAxis& height = c.axis[1];
@@ -207,7 +206,6 @@ Correlation make_forward(const Forward& p, Isa isa) {
   c.bias = p.bias;
   c.y = p.y;
   c.activation = p.activation;
-  c.gradient = p.gradient;
   return c;
 }
 

@@ -55,10 +55,7 @@ struct Forward : Problem {
   const void* bias;  // may be null
   void* y;
   Strides5 y_strides;
-  // y = activation(z) of the sum z above, or gradient * activation'(z), `gradient` lying as y does.
-  // The CPU's kernels alone do this.
-  Activation activation = Activation::kNone;
-  const void* gradient = nullptr;
+  Activation activation = Activation::kNone;  // of the sum above; the CPU's kernels alone do this
 };
 
 // dx[n, c, i] = sum over (j, k, o) with o*stride + k*dilation - pad == i of

@@ -54,13 +54,11 @@ struct Filters {
   const void* bias_data() const { return bias.defined() ? bias.const_data_ptr() : nullptr; }
 };
 
-// Activations are in the problem's layout, and results allocated and not empty.  `gradient` has
-// the strides of y, or is undefined.
+// Activations are in the problem's layout, and results allocated and not empty.
 inline void run_forward(const Problem& problem, int64_t nd, const at::Tensor& x,
                         const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                         const at::Tensor& y, int64_t tile,
-                        Activation activation = Activation::kNone,
-                        const at::Tensor& gradient = {}) {
+                        Activation activation = Activation::kNone) {
   Forward p;
   static_cast<Problem&>(p) = problem;
   const Filters filters(p, nd, weight, bias);
@@ -71,7 +69,6 @@ inline void run_forward(const Problem& problem, int64_t nd, const at::Tensor& x,
   p.y = y.mutable_data_ptr();
   p.y_strides = strides_of(y, nd);
   p.activation = activation;
-  p.gradient = gradient.defined() ? gradient.const_data_ptr() : nullptr;
   if (x.is_cpu()) {
     run_correlation(make_forward(p, active_isa()));
   } else {

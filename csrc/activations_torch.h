@@ -10,20 +10,24 @@
 
 #include "common/activation.h"
 
-namespace fastconv::depthwise_conv {
+namespace fastconv {
 
-inline Activation parse_activation(std::string_view name) {
+inline constexpr const char* kActivationNames = "'relu', 'relu6', 'hardswish', 'silu', 'gelu'";
+
+// kNone for a name that is none of these.
+inline Activation activation_named(std::string_view name) {
   if (name == "relu") return Activation::kRelu;
   if (name == "relu6") return Activation::kRelu6;
   if (name == "hardswish") return Activation::kHardswish;
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
-  TORCH_CHECK_VALUE(false, "depthwise_conv_act: unknown activation '", name,
-                    "', should be one of 'relu', 'relu6', 'hardswish', 'silu', 'gelu'");
+  return Activation::kNone;
 }
 
 inline at::Tensor native_activation(Activation activation, const at::Tensor& z) {
   switch (activation) {
+    case Activation::kNone:
+      return z;
     case Activation::kRelu:
       return at::relu(z);
     case Activation::kRelu6:
@@ -32,15 +36,41 @@ inline at::Tensor native_activation(Activation activation, const at::Tensor& z) 
       return at::hardswish(z);
     case Activation::kSilu:
       return at::silu(z);
-    default:
+    case Activation::kGelu:
       return at::gelu(z);
+  }
+  return z;
+}
+
+// In place.
+inline void apply_native(Activation activation, at::Tensor& y) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+      y.relu_();
+      return;
+    case Activation::kRelu6:
+      at::hardtanh_(y, 0, 6);
+      return;
+    case Activation::kHardswish:
+      at::hardswish_(y);
+      return;
+    case Activation::kSilu:
+      at::silu_(y);
+      return;
+    case Activation::kGelu:
+      at::gelu_(y);
+      return;
   }
 }
 
-// For relu and relu6, `z` may be the result as well.
+// dy * activation'(z).  For relu and relu6, `z` may be the result as well.
 inline at::Tensor native_gradient(Activation activation, const at::Tensor& dy,
                                   const at::Tensor& z) {
   switch (activation) {
+    case Activation::kNone:
+      return dy;
     case Activation::kRelu:
       return at::threshold_backward(dy, z, 0);
     case Activation::kRelu6:
@@ -52,32 +82,10 @@ inline at::Tensor native_gradient(Activation activation, const at::Tensor& dy,
       const at::Tensor s = at::sigmoid(z);
       return dy * s * (1 + z * (1 - s));
     }
-    default:
+    case Activation::kGelu:
       return at::gelu_backward(dy, z);
   }
+  return dy;
 }
 
-constexpr bool result_tells_slope(Activation activation) {
-  return activation == Activation::kRelu || activation == Activation::kRelu6;
-}
-
-inline void apply_native(Activation activation, at::Tensor& y) {
-  switch (activation) {
-    case Activation::kRelu:
-      y.relu_();
-      break;
-    case Activation::kRelu6:
-      at::hardtanh_(y, 0, 6);
-      break;
-    case Activation::kHardswish:
-      at::hardswish_(y);
-      break;
-    case Activation::kSilu:
-      at::silu_(y);
-      break;
-    default:
-      at::gelu_(y);
-  }
-}
-
-}  // namespace fastconv::depthwise_conv
+}  // namespace fastconv
