@@ -4,6 +4,7 @@
 // From a problem and a tile to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
@@ -205,21 +206,6 @@ int64_t plan_gradient(const View& v, int tile, GradientPlan& plan) {
   plan.strip_step = strip_step(v, kTiles[tile]);
   return kTiles[tile].wide ? plan_gradient(v, kTiles[tile], plan, plan.wide)
                            : plan_gradient(v, kTiles[tile], plan, plan.narrow);
-}
-
-template <class Run>
-cudaError_t for_dtype(Dtype dtype, const Run& run) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return run(float{});
-    case Dtype::kFloat64:
-      return run(double{});
-    case Dtype::kFloat16:
-      return run(gpu::half{});
-    case Dtype::kBFloat16:
-      return run(gpu::bfloat16{});
-  }
-  return cudaErrorInvalidValue;
 }
 
 cudaError_t gather(const View& v, const void* in, const void* weight, const void* bias,
