@@ -77,7 +77,7 @@ _one_at_a_time = threading.Lock()
 @functools.cache
 def _common(sanitize: bool) -> pathlib.Path:
     """What all programs share, compiled once."""
-    flags = [*_FLAGS, *(_SANITIZE if sanitize else []), "-O1"]
+    flags = [*_FLAGS, *(_SANITIZE if sanitize else []), "-O2"]
     sources = [(f, flags) for f in (HERE / "harness.cpp", HERE / "numbers.cpp", ISA)]
     headers = sorted([*HERE.glob("*.h"), *(CSRC / "common").glob("*.h")])
     digest = native_build.digest([*(f for f, _ in sources), *headers], flags)

@@ -214,7 +214,7 @@ class _Source:
                         self.text(whole, i) + f"<({left}) + 1>()"
                     )
                 self.add(whole, end, variants, is_value=False)
-            elif name in ("min", "max", "min_of", "max_of"):
+            elif name in ("min", "max", "min_of", "max_of", "at_least", "at_most"):
                 a, b = self._arguments(after, end)[:2]
                 self.add(whole, end, {self.text(*a): self.text(*a), self.text(*b): self.text(*b)})
             elif name.endswith("_sync") and name.startswith("__"):
@@ -227,7 +227,8 @@ class _Source:
     def _before(self, i: int) -> str:
         """The token before a name, if it makes the name a declaration ('' else)."""
         text = self.tokens[i - 1].text if i else ""
-        return text if text in ("void", "int", "int64_t", "unsigned", "bool", "auto") else ""
+        types = ("void", "int", "int64_t", "unsigned", "bool", "auto", "float", "double", "A")
+        return text if text in types else ""
 
     def _qualified(self, i: int) -> int:
         """The first token of the qualified name that ends at ``i``."""
