@@ -19,6 +19,7 @@ from cuda_source import Token, blank, tokens
 _COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": None, "!=": None}
 _ASSIGNMENTS = {"=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^=", "<<=", ">>="}
 _OPEN, _CLOSE = "([{", ")]}"
+_TYPES = {"void", "int", "int64_t", "unsigned", "bool", "auto", "float", "double", "A"}
 _ENDS = {",", ";", "?", ":", "||", "return", *_ASSIGNMENTS}
 # What the compiler knows: such a comparison chooses an instantiation, at no time a bound.
 _CONSTANT = re.compile(r"k[A-Z]\w*|[A-Z]|[A-Z]\w*|sizeof|int|value|decltype|at_border|std|numbers")
@@ -227,8 +228,7 @@ class _Source:
     def _before(self, i: int) -> str:
         """The token before a name, if it makes the name a declaration ('' else)."""
         text = self.tokens[i - 1].text if i else ""
-        types = ("void", "int", "int64_t", "unsigned", "bool", "auto", "float", "double", "A")
-        return text if text in types else ""
+        return text if text in _TYPES else ""
 
     def _qualified(self, i: int) -> int:
         """The first token of the qualified name that ends at ``i``."""
