@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Finds what a CUDA source can be mutated in, and writes one source that holds every mutant.
 
-A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All of
-them are compiled into one library: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``, and
-a number chooses at run time which is in force; compiling a room for each would take hours.  The
-call also notes which mutants would have made a difference there.  All this relies on clang-format:
-operators have spaces around them, template brackets have none.
+A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All are
+compiled into one library, to save hours: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``,
+and a number chooses at run time which is in force.  The call also notes which mutants would make a
+difference.  Operators are expected to have spaces around them, template brackets to have none.
 """
 
 from __future__ import annotations
