@@ -3,8 +3,8 @@
 """Finds what a CUDA source can be mutated in, and writes one source that holds every mutant.
 
 A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All are
-compiled into one library, to save hours: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``,
-and a number chooses at run time which is in force.  The call also notes which mutants would make a
+compiled into one, to save hours: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``;
+a number chooses at run time which is in force.  The call also notes which mutants would make a
 difference.  Operators are expected to have spaces around them, template brackets to have none.
 """
 
