@@ -92,6 +92,7 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
   tile.row_stride = p.x_strides.sp[1];
   tile.width = p.axis[2].in;
   tile.step = p.axis[2].step;
+  tile.activation = brief<T>(p.activation);
   tile.ahead = nullptr;
   tile.ahead_rows = min_of(p.axis[1].step, 2);
   return tile;
@@ -182,6 +183,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.y_column_stride = p.y_strides.sp[2];
   t.x0 = task.x0;
   t.x1 = task.x1;
+  t.activation = brief<T>(p.activation);
   t.finite = s.finite;
   t.ahead = t.y_ahead = 0;
   if (p.narrow) {

@@ -169,6 +169,7 @@ class DirectTask {
     const TapRun columns = width.taps(0);
     band_.columns = columns;
     band_.width = width.in;
+    band_.activation = brief<T>(p.activation);
     band_.first_inside = -columns.offset;
     band_.last_inside = width.in - kV - columns.offset - (columns.count - 1) * columns.offset_step;
   }

@@ -173,6 +173,7 @@ class RowsTask {
     taps.column = s_.column;
     taps.tap = s_.tap;
     taps.output_row = height.step * stage_.row_pitch();
+    taps.activation = brief<T>(p_.activation);
     const int64_t in_row = t * height.step + run.offset;
     if (layout_.sparse) {
       stage_planes([&](int64_t i) { return in_row + i * run.offset_step; }, run.count);
