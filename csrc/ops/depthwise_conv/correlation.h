@@ -21,6 +21,7 @@ namespace fastconv::depthwise_conv {
 // Which kernels serve a problem.
 enum class Engine : uint8_t {
   kChannels,  // channels-last: lanes are channels
+  kFlat,      // channels-last, filters of one column: lanes are channels of all columns
   kRolling,   // contiguous, small square filters: lanes are columns, strips roll down the image
   kDirect,    // contiguous: lanes are columns, bands of rows read in place
   kRows,      // contiguous: lanes are columns, bands of staged rows
@@ -81,6 +82,13 @@ struct CorrelationAxis {
  private:
   static constexpr int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 };
+
+// Elements after which the weights of channels-last pixels, one behind the other, repeat in whole
+// vectors of any level.
+constexpr int64_t flat_period(int64_t channels) {
+  const int64_t common = channels & -channels;  // the power of two in it
+  return common >= 16 ? channels : channels * (16 / common);
+}
 
 // x -> y, where y has `fan_out` channels per channel of x (forward, and what is transposed) or x
 // has `fan_in` channels per channel of y (backward-data, and the gradient of what is transposed).

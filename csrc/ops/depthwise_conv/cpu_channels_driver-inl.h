@@ -29,15 +29,11 @@ inline int64_t list_rows(const Correlation& p, int64_t z, int64_t y, RowTap* row
   return count;
 }
 
-// Row lists and column phases of a task, unless the one before had the same.
-template <class T>
-void prepare_geometry(const Correlation& p, const Correlation::Task& task, ChannelScratch<T>& s) {
+// The row lists of a task, unless the one before had the same; returns whether they are new.
+template <class Scratch>
+bool prepare_rows(const Correlation& p, const Correlation::Task& task, Scratch& s) {
   const Correlation::Task& g = s.geometry;
-  if (g.z0 == task.z0 && g.z1 == task.z1 && g.y0 == task.y0 && g.y1 == task.y1 && g.x0 == task.x0 &&
-      g.x1 == task.x1) {
-    return;
-  }
-  s.geometry = task;
+  if (g.z0 == task.z0 && g.z1 == task.z1 && g.y0 == task.y0 && g.y1 == task.y1) return false;
   const int64_t per_row = p.axis[0].kernel * p.axis[1].kernel;
   int64_t i = 0;
   for (int64_t z = task.z0; z < task.z1; ++z) {
@@ -45,6 +41,18 @@ void prepare_geometry(const Correlation& p, const Correlation::Task& task, Chann
       s.row_counts[i] = list_rows(p, z, y, s.rows + i * per_row);
     }
   }
+  s.geometry = task;
+  return true;
+}
+
+// Row lists and column phases of a task, unless the one before had the same.
+template <class T>
+void prepare_geometry(const Correlation& p, const Correlation::Task& task, ChannelScratch<T>& s) {
+  const bool same_columns = s.geometry.x0 == task.x0 && s.geometry.x1 == task.x1;
+  prepare_rows(p, task, s);
+  if (same_columns) return;
+  s.geometry.x0 = task.x0;
+  s.geometry.x1 = task.x1;
   const CorrelationAxis& columns = p.axis[2];
   for (int64_t phase = 0; phase < columns.phases; ++phase) {
     s.phases[phase] = {columns.taps(phase), columns.outputs(phase, task.x0),

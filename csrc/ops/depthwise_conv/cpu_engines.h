@@ -21,6 +21,21 @@ inline bool has_window(const Correlation& c) {
          (width.kernel == 3 || width.kernel == 5);
 }
 
+// Axes along which nothing moves.
+inline bool is_still(const CorrelationAxis& a) {
+  return a.kernel == 1 && a.step == 1 && a.phases == 1 && a.taps(0).offset == 0 && a.in == a.out;
+}
+
+// Filters of one column, of the same channels, over rows without gaps: see cpu_flat-inl.h.  The
+// repeated weights are to stay in L1 or L2.
+inline bool is_flat(const Correlation& c) {
+  constexpr int64_t kWeightBytes = 64 << 10;
+  const CorrelationAxis& width = c.axis[2];
+  const auto dense = [&](const Strides5& s) { return s.sp[2] == c.out_channels || width.in == 1; };
+  return c.fan_in == 1 && c.fan_out == 1 && is_still(width) && dense(c.x_strides) &&
+         dense(c.y_strides) && flat_period(c.out_channels) * c.taps * 4 <= kWeightBytes;
+}
+
 // Square filters without dilation at stride 1, with no more padding than they reach: see
 // cpu_rolling-inl.h.
 inline bool can_roll(const Correlation& c) {

@@ -3,6 +3,8 @@
 
 // How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
 // are the same for any number of threads.
+#include <utility>
+
 #include "ops/depthwise_conv/cpu_plan_windows.h"
 
 namespace fastconv::depthwise_conv {
@@ -85,6 +87,36 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
+// Tasks of so few columns that the rows which neighbouring output rows share stay in L2.
+void cut_flat(Correlation& c) {
+  constexpr int64_t kFlatBytes = 96 << 10, kRowTaps = 2048, kFewest = 1024;
+  auto& [depth, height, width] = c.axis;
+  c.x_strides.sp[2] = c.y_strides.sp[2] = c.out_channels;  // a single column's may be anything
+  const auto follow = [&](const Strides5& s) {
+    return s.sp[1] == width.in * c.out_channels || height.in == 1;
+  };
+  if (is_still(height) && follow(c.x_strides) && follow(c.y_strides)) {
+    // Whole planes are rows.
+    width.in = width.out = width.in * height.in;
+    std::swap(height, depth);
+    depth.in = depth.out = 1;
+    c.x_strides.sp[1] = c.x_strides.sp[0];
+    c.y_strides.sp[1] = c.y_strides.sp[0];
+  }
+  const int64_t unit = flat_period(c.out_channels) / max_of(1, c.out_channels);
+  const int64_t row = 4 * height.phases;
+  const int64_t rows = depth.kernel * clipped_reads(height, row) + min_of(row, height.out);
+  const int64_t pixel = max_of(1, c.out_channels * element_size(c.dtype));
+  const int64_t groups = max_of(1, c.batch * depth.out);
+  const int64_t spread = max_of(width.out * groups / kTasks, kFewest / pixel);
+  const int64_t columns = min_of(kFlatBytes / max_of(1, rows * pixel), spread);
+  c.channel_block = c.out_channels;
+  c.column_chunk = even_split(width.out, columns, unit);
+  const int64_t wanted = ceil_div(kTasks, max_of(1, groups * c.column_chunks()));
+  c.row_chunk = even_split(
+      height.out, min_of(ceil_div(height.out, wanted), max_of(16, kRowTaps / c.taps)), row);
+}
+
 void cut_in_place(Correlation& c) {
   const int64_t planes = c.batch * c.axis[0].out;
   // Whole planes, several channels to a task, or pieces of planes where there are few.
@@ -100,7 +132,8 @@ int64_t tensor_bytes(const Problem& p) {
   return p.batch * elements * element_size(p.dtype);
 }
 
-Correlation make_correlation(const Problem& p, const Strides5& x, bool backward, Isa isa) {
+Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5& y, bool backward,
+                             Isa isa) {
   Correlation c;
   c.dtype = p.dtype;
   c.batch = p.batch;
@@ -109,6 +142,8 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
   c.fan_out = backward == p.wide_in ? p.multiplier : 1;
   c.fan_in = backward == p.wide_in ? 1 : p.multiplier;
   c.taps = p.taps();
+  c.x_strides = x;
+  c.y_strides = y;
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
@@ -117,7 +152,10 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const bool dense = x.sp[2] == 1 || width.in == 1;
-  if (p.channels_last) {
+  if (p.channels_last && is_flat(c)) {
+    c.engine = Engine::kFlat;
+    cut_flat(c);
+  } else if (p.channels_last) {
     c.engine = Engine::kChannels;
     c.channel_block = even_split(c.out_channels, channel_block(p), kLanes);
     const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
@@ -158,25 +196,21 @@ Correlation make_correlation(const Problem& p, const Strides5& x, bool backward,
 }  // namespace
 
 Correlation make_forward(const Forward& p, Isa isa) {
-  Correlation c = make_correlation(p, p.x_strides, false, isa);
+  Correlation c = make_correlation(p, p.x_strides, p.y_strides, false, isa);
   c.x = p.x;
-  c.x_strides = p.x_strides;
   c.weight = p.weight;
   c.bias = p.bias;
   c.y = p.y;
-  c.y_strides = p.y_strides;
   c.activation = p.activation;
   return c;
 }
 
 Correlation make_backward_data(const BackwardData& p, Isa isa) {
-  Correlation c = make_correlation(p, p.dy_strides, true, isa);
+  Correlation c = make_correlation(p, p.dy_strides, p.dx_strides, true, isa);
   c.x = p.dy;
-  c.x_strides = p.dy_strides;
   c.weight = p.weight;
   c.bias = p.bias;
   c.y = p.dx;
-  c.y_strides = p.dx_strides;
   return c;
 }
 
