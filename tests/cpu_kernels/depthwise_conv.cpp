@@ -9,7 +9,7 @@
 #include "depthwise_conv_cases.h"
 #include "depthwise_conv_reference.h"
 #include "harness.h"
-#include "ops/depthwise_conv/cpu.h"
+#include "ops/depthwise_conv/cpu_engines.h"
 
 using namespace fastconv;
 using namespace fastconv::depthwise_conv;
@@ -29,8 +29,7 @@ constexpr auto kWeight = FASTCONV_ISA_TABLE(weight_run);
 constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
 constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
 
-constexpr const char* kEngines[] = {"channels", "flat", "rolling",
-                                       "direct",   "rows", "blocked"};
+constexpr const char* kEngines[] = {"channels", "flat", "rolling", "direct", "rows", "blocked"};
 
 std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
   std::vector<double> out;
@@ -171,7 +170,9 @@ struct Room {
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
     plan.prefetch = run.random.one_in(2);  // usually of large tensors only
     plan.narrow = plan.prefetch && run.random.one_in(2);
+    plan.stream = can_stream(plan) && run.random.one_in(2);
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
+    if (check && plan.stream) totals.add("stream");
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* scratch) {
                     kCorrelation.get()(plan, begin, end, scratch);

@@ -105,7 +105,8 @@ inline std::vector<Case> table() {
     add(dtype, 21, 2, axis(7, 3, 2, 1, 1, 1), axis(9, 3, 2, 1, 1, 1));
     add(dtype, 3, 1, axis(9, 5, 1, 2, 4, 4), axis(40, 3, 1, 1, 1, 1));
     add(dtype, 19, 1, axis(11, 5, 1, 1, 2, 2), axis(13, 1, 1, 1, 0, 0));
-    for (size_t i = cases.size() - 10; i < cases.size(); ++i) {
+    add(dtype, 34, 1, axis(9, 3, 2, 1, 1, 1), axis(11, 3, 2, 1, 1, 1));
+    for (size_t i = cases.size() - 12; i < cases.size(); ++i) {
       cases[i].activation = static_cast<Activation>(which % 5 + 1);
     }
   }
@@ -130,6 +131,24 @@ inline std::vector<Case> table() {
                    true,
                    true,
                    true,
+                   false});
+  // Filters of one column, whose lanes run over pixels: weights that repeat after 1 to 16 of them.
+  const Axis still = axis(37, 1, 1, 1, 0, 0), few = axis(5, 1, 1, 1, 0, 0);
+  for (const int64_t channels : {1, 2, 12, 16, 24, 40}) {
+    const Dtype dtype = static_cast<Dtype>(channels / 2 % 4);
+    add(dtype, channels, 1, axis(11, 5, 1, 1, 2, 2), still);
+    add(dtype, channels, 1, axis(17, 3, 2, 2, 1, 3), few);
+    const Axis depth = axis(9, 5, 1, 1, 2, 2), height = axis(6, 3, 1, 1, 1, 1);
+    for (const Axis& middle : {few, height}) {
+      cases.push_back(
+          {{dtype, true, false, 2, channels, 1, {depth, middle, still}}, true, true, true, false});
+    }
+  }
+  cases.back().activation = Activation::kSilu;
+  cases.push_back({{Dtype::kFloat32, true, true, 1, 6, 1, {one, axis(9, 3, 2, 1, 1, 1), still}},
+                   true,
+                   false,
+                   false,
                    false});
   // Transposed: rows, because planes are too wide; filters smaller than the stride.
   for (const int64_t multiplier : {1, 3}) {

@@ -38,8 +38,9 @@ DTYPES = {"float32", "float64", "float16", "bfloat16"}
 ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 REACHED = {
     "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES}
+    | {f"{way}:flat" for way in WAYS if way != "weight"}
+    | {"stream"}
     | {f"activation:{name}" for name in ACTIVATIONS}
-    | {"forward:flat", "data:flat"}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}

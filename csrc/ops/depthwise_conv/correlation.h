@@ -110,6 +110,7 @@ struct Correlation {
   Activation activation;  // only where fan_in is 1
   bool prefetch;          // tensors far larger than a core's own caches
   bool narrow;            // a window's tasks have few columns and all channels
+  bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one

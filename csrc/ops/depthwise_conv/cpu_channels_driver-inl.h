@@ -194,7 +194,10 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.activation = brief<T>(p.activation);
   t.finite = s.finite;
   t.ahead = t.y_ahead = 0;
-  if (p.narrow) {
+  const bool stream = p.stream && s.finite;
+  if (stream) {
+    t.ahead = Stream::kColumnsAhead * t.column_stride;
+  } else if (p.narrow) {
     t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
   } else if (p.prefetch) {
     t.ahead = kColumnsAhead * width.step * t.column_stride;
@@ -215,7 +218,9 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
     }
     t.y = y + task.c0 + z * p.y_strides.sp[0];
     const bool flat = depth.kernel == 1 && t.plane_count == 1;
-    if (scatter) {
+    if (stream) {
+      stream_rows(b, task.y0, task.y1);
+    } else if (scatter) {
       scatter_rows_of(b, width.kernel, flat, task.y0, task.y1);
     } else if (width.step == 1) {
       window_rows_of<1>(b, width.kernel, flat, task.y0, task.y1);

@@ -7,6 +7,7 @@
 #include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_channels-inl.h"
 #include "ops/depthwise_conv/cpu_scatter-inl.h"
+#include "ops/depthwise_conv/cpu_stream-inl.h"
 #include "ops/depthwise_conv/cpu_window_rows-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {

@@ -21,6 +21,11 @@ inline bool has_window(const Correlation& c) {
          (width.kernel == 3 || width.kernel == 5);
 }
 
+// A window whose tasks may go from pixel to pixel: see cpu_stream-inl.h.
+inline bool can_stream(const Correlation& c) {
+  return c.window && c.engine == Engine::kChannels && c.axis[2].step == 2 && c.axis[2].kernel == 3;
+}
+
 // Axes along which nothing moves.
 inline bool is_still(const CorrelationAxis& a) {
   return a.kernel == 1 && a.step == 1 && a.phases == 1 && a.taps(0).offset == 0 && a.in == a.out;

@@ -148,7 +148,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
-  c.window = c.narrow = false;
+  c.window = c.narrow = c.stream = false;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const bool dense = x.sp[2] == 1 || width.in == 1;
@@ -163,7 +163,11 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (c.window) (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
+    if (streams(c)) {
+      cut_for_stream(c);
+    } else if (c.window) {
+      (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
+    }
   } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c)) {
     c.engine = Engine::kRolling;
     c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
