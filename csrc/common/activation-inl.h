@@ -35,28 +35,26 @@ FASTCONV_INLINE VecF64 at_most(VecF64 x, VecF64 high) { return select(x > high, 
 
 // e^(x + low) for -128 <= x <= 0 and |low| < 2^-4, as power * 2^n.
 struct Exponential {
-  VecF32 power, n;  // n may be -inf: a factor of zero
+  VecF32 power, n;
 
-  // To multiply by 2^n is to round once more at the most, where the result is subnormal.
+  // v * 2^n, rounded once, at the end, where that is subnormal.
   FASTCONV_INLINE VecF32 scaled(VecF32 v) const {
 #if FASTCONV_LEVEL >= 2
     return (VecF32)_mm512_scalef_ps((__m512)v, (__m512)n);
 #else
-    const VecF32 first = at_least(n, set1<float>(-110.0f)), rest = n - first;
-    return v * two_to(first) * select(rest < set1<float>(-110.0f), VecF32{}, two_to(rest));
+    const VecF32 normal = at_least(n, set1<float>(-110.0f));
+    return v * two_to(normal) * two_to(n - normal);
 #endif
   }
-  // What is far below 1 may become zero.
+  // To be added to 1: below 2^-110 it may be anything that small.
   FASTCONV_INLINE VecF32 value() const {
 #if FASTCONV_LEVEL >= 2
     return scaled(power);
 #else
-    return select(n < set1<float>(-110.0f), VecF32{}, power * two_to(n));
+    return power * two_to(at_least(n, set1<float>(-110.0f)));
 #endif
   }
-  FASTCONV_INLINE void make_zero(VecI32 mask) {
-    n = select(mask, set1<float>(-__builtin_inff()), n);
-  }
+  FASTCONV_INLINE void make_zero(VecI32 mask) { power = select(mask, VecF32{}, power); }
 
  private:
   static FASTCONV_INLINE VecF32 two_to(VecF32 exponent) {

@@ -26,8 +26,9 @@ constexpr Activation brief(Activation activation) {
   return is_brief<T>(activation) ? activation : Activation::kNone;
 }
 
-// Applies a brief activation, or none, to sums.  Its constants come from memory whose address the
-// compiler does not know: else it keeps them in registers through loops that have none to spare.
+// Applies a brief activation, or none, to sums.  For each of them its constants come anew from
+// memory whose address the compiler does not know: else it keeps them in registers, at the expense
+// of loops that have none to spare.
 template <class A>
 constexpr A kBriefConstants[] = {0, __builtin_inff(), 6, 3, A{1} / A{6}};
 
@@ -35,18 +36,20 @@ template <class T, int N>
 FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]) {
   using A = Accum<T>;
   if (__builtin_expect(activation == Activation::kNone, true)) return;
-  const A* constants = kBriefConstants<A>;
-  asm volatile("" : "+r"(constants));
-  const Vec<A> zero = set1<A>(constants[0]);
+  const A* c = kBriefConstants<A>;
   if (sizeof(T) == sizeof(A) && activation == Activation::kHardswish) {
-    const Vec<A> six = set1<A>(constants[2]), three = set1<A>(constants[3]);
-    const Vec<A> sixth = set1<A>(constants[4]);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sums[i] = hardswish(sums[i], three, zero, six, sixth);
+    for (int i = 0; i < N; ++i) {
+      asm volatile("" : "+r"(c));
+      sums[i] = hardswish(sums[i], set1<A>(c[3]), set1<A>(c[0]), set1<A>(c[2]), set1<A>(c[4]));
+    }
   } else {
-    const Vec<A> high = set1<A>(constants[activation == Activation::kRelu6 ? 2 : 1]);
+    const int high = activation == Activation::kRelu6 ? 2 : 1;
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sums[i] = at_most(at_least(sums[i], zero), high);
+    for (int i = 0; i < N; ++i) {
+      asm volatile("" : "+r"(c));
+      sums[i] = at_most(at_least(sums[i], set1<A>(c[0])), set1<A>(c[high]));
+    }
   }
 }
 template <class T, int M, int N>
