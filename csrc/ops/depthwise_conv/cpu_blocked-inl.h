@@ -124,8 +124,10 @@ Correlation block_problem(const Correlation& p, int64_t channels) {
   using A = Accum<T>;
   Correlation q = p;
   q.dtype = sizeof(A) == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
-  q.prefetch = false;                     // the strip is in cache already
-  q.activation = brief<T>(p.activation);  // others follow
+  q.prefetch = false;  // the strip is in cache already
+  // Others follow.
+  q.activation =
+      p.window ? brief<T, Tile::kTight>(p.activation) : brief<T, Tile::kRoomy>(p.activation);
   q.out_channels = channels;
   q.in_channels = channels * p.fan_in / p.fan_out;
   return q;

@@ -196,7 +196,7 @@ void direct_tile(const DirectBand<T>& t, int64_t x, int64_t left) {
   Vec<Accum<T>> acc[Rows][Vectors];
   fill(acc, t.bias);
   direct_sum<Rows, Vectors, Edge>(t, x, acc);
-  finish_sums<T>(t.activation, acc);
+  finish_sums<T, Tile::kRoomy>(t.activation, acc);
   store_tile(t, x, left, acc);
 }
 

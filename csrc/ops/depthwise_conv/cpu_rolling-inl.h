@@ -179,7 +179,7 @@ FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
 #pragma GCC unroll 4
     for (int part = 1; part < R::S; ++part) done[v] += s.sums[kOldest][v][part];
   }
-  finish_sums<T>(t.activation, done);
+  finish_sums<T, Tile::kTight>(t.activation, done);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     T* y = at.y + v * (R::kPaired ? t.y_channel : kLanes<float>);

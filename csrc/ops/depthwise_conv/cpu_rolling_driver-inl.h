@@ -33,7 +33,7 @@ class RollingTask {
     t_.row_stride = p.x_strides.sp[1];
     t_.height = height.in;
     t_.width = p.axis[2].in;
-    t_.activation = brief<T>(p.activation);
+    t_.activation = brief<T, Tile::kTight>(p.activation);
     t_.pad_rows = -height.taps(0).offset;
     t_.pad = -p.axis[2].taps(0).offset;
     t_.y_row_stride = p.y_strides.sp[1];
@@ -89,7 +89,7 @@ class RollingTask {
     }
     T* y = t_.y + t_.y0 * t_.y_row_stride + t_.x0;
     for (int64_t c = 0; c < count; ++c, y += t_.y_channel) {
-      finish_rows(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
+      finish_rows<Tile::kTight>(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
     }
   }
 

@@ -138,7 +138,7 @@ void row_tile(const RowTaps<A>& t, int64_t column, int64_t count, A bias, Out* y
     for (int v = 0; v < Vectors; ++v) acc[r][v] = set1<A>(bias);
   }
   accumulate_rows<Rows, Vectors>(t, column, acc);
-  finish_sums<Out>(t.activation, acc);
+  finish_sums<Out, Tile::kRoomy>(t.activation, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8

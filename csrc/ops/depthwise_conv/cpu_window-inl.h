@@ -206,7 +206,7 @@ FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& 
   Vec<Accum<T>> done[S::kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < S::kRows; ++r) done[r] = s.sums[r][kDone];
-  finish_sums<T>(t.activation, done);
+  finish_sums<T, Tile::kTight>(t.activation, done);
 #pragma GCC unroll 8
   for (int r = 0; r < S::kRows; ++r) store(y + r * t.y_row_stride, done[r]);
 }
