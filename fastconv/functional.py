@@ -265,10 +265,12 @@ def depth_max_pool(
         return int_list("depth_max_pool", argument, value, 1) + [rest] * (dims - 1)
 
     kernel = windows("kernel_size", kernel_size, 1)
+    # An empty sequence is what torch's own default is made of.
+    as_kernel = stride is None or (isinstance(stride, (tuple, list)) and not stride)
     arguments = (
         input,
         kernel,
-        kernel if stride is None else windows("stride", stride, 1),
+        kernel if as_kernel else windows("stride", stride, 1),  # type: ignore[arg-type]
         windows("padding", padding, 0),
         windows("dilation", dilation, 1),
         ceil_mode,

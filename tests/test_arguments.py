@@ -78,6 +78,26 @@ def test_a_bool_is_no_number(assert_raises):
     assert_raises(fastconv.depth_max_pool, (x, True), {}, TypeError, "'kernel_size'", pool)
 
 
+def test_a_bool_that_is_not_the_first_of_its_sequence(assert_raises):
+    """torch looks at the type of the first number alone."""
+    x, w = conv_tensors(2)
+    for argument in ("stride", "padding", "dilation"):
+        y = CONV[2](x, w, **{argument: (1, True)})
+        torch.testing.assert_close(y, F.conv2d(x, w, groups=4, **{argument: (1, True)}))
+    y = CONV[2](x, w, padding=((0, True), (1, True)))
+    torch.testing.assert_close(y, F.conv2d(F.pad(x, (1, 1, 0, 1)), w, groups=4))
+    assert_raises(CONV[2], (x, w), {"padding": ((0, 1), (True, 1))}, TypeError, "'padding'")
+
+
+@pytest.mark.parametrize("stride", [(), []])
+def test_an_empty_stride_of_pooling_is_no_stride(stride):
+    x = torch.randn(2, 8, 9, 9)
+    want = F.max_pool3d(x, (2, 3, 3), stride=stride)
+    assert torch.equal(fastconv.depth_max_pool(x, (2, 3, 3), stride), want)
+    assert torch.equal(fastconv.nn.DepthMaxPool((2, 3, 3), stride)(x), want)
+    assert torch.equal(fastconv.depth_max_pool(x, 2, stride), fastconv.depth_max_pool(x, 2))
+
+
 def test_ceil_mode_and_order_have_their_types(assert_raises):
     x = torch.randn(2, 8, 6, 6)
     pool = lambda x, *args, **kwargs: F.max_pool3d(x.unsqueeze(1), *args, **kwargs)  # noqa: E731
@@ -107,6 +127,18 @@ def test_a_mode_whose_padding_leaves_64_bits(dims, padding, assert_raises):
     for stride in (1, 2):
         kwargs = {"padding": padding, "dilation": 2**62, "stride": stride}
         assert_raises(CONV[dims], conv_tensors(dims), kwargs, RuntimeError, r"below 2\^31")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_largest_dilation_of_same(stride):
+    """On either side as much zero as a padding may be: of 3 taps the middle one meets the input.
+
+    At stride 2 the 8 columns want one zero less, and the odd one is at the end.
+    """
+    x, w = conv_tensors(2)
+    y = fastconv.depthwise_conv2d(x, w, None, stride, "same", 2**31 - 1)
+    want = (x * w[:, 0, 1:2, 1:2])[:, :, ::stride, stride - 1 :: stride]
+    torch.testing.assert_close(y, want)
 
 
 def test_a_layer_with_a_stride_of_one_element():

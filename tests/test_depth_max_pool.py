@@ -7,6 +7,7 @@ A maximum is exact, so values and positions must be equal, not close. Arguments 
 """
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +57,12 @@ LARGE_CASES = [
 ]
 
 
-@pytest.fixture(params=fastconv._C.isa_levels())
+# At a level without a file of its own the code of the one below runs.
+ROOM = Path(__file__).resolve().parents[1] / "csrc" / "ops" / "depth_max_pool"
+LEVELS = [n for n in fastconv._C.isa_levels() if (ROOM / f"cpu_{n}.cpp").is_file()]
+
+
+@pytest.fixture(params=LEVELS)
 def isa(request):
     before = fastconv._C.isa()
     fastconv._C.set_isa(request.param)

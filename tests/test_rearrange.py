@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,12 @@ SIZES = {
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-@pytest.fixture(params=fastconv._C.isa_levels())
+# At a level without a file of its own the code of the one below runs.
+ROOM = Path(__file__).resolve().parents[1] / "csrc" / "ops" / "rearrange"
+LEVELS = [n for n in fastconv._C.isa_levels() if (ROOM / f"cpu_{n}.cpp").is_file()]
+
+
+@pytest.fixture(params=LEVELS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = fastconv._C.isa()
     fastconv._C.set_isa(request.param)
@@ -457,29 +463,25 @@ def test_meta_strides(name: str) -> None:
         assert call(meta).stride() == call(view).stride()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_dynamic(backend: str) -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_inductor_relies_on_strides_of_meta(memory_format: torch.memory_format) -> None:
     def model(x: Tensor, weight: Tensor) -> Tensor:
         y = ops.space_to_depth(x * weight, [2, x.size(-1) // 2], "focus")
         y = ops.channel_shuffle(y, x.size(1)).sin()
         return ops.depth_to_space(y, [2, 2], "crd") * weight
 
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    formats = [torch.channels_last, torch.contiguous_format]
-    if backend == "inductor":  # it compiles for each; this one shows what meta() promised
-        formats = formats[:1]
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for shape in ((2, 4, 4, 6), (1, 12, 8, 4), (3, 20, 6, 10)):
-        for memory_format in formats:
-            x = torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_()
-            weight = torch.randn(1, requires_grad=True)
-            ours, theirs = compiled(x, weight), model(x, weight)
-            torch.testing.assert_close(ours, theirs)
-            assert ours.stride() == theirs.stride()
-            torch.testing.assert_close(
-                torch.autograd.grad(ours.square().sum(), (x, weight)),
-                torch.autograd.grad(theirs.square().sum(), (x, weight)),
-            )
+        x = torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_()
+        weight = torch.randn(1, requires_grad=True)
+        ours, theirs = compiled(x, weight), model(x, weight)
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
+        torch.testing.assert_close(
+            torch.autograd.grad(ours.square().sum(), (x, weight)),
+            torch.autograd.grad(theirs.square().sum(), (x, weight)),
+        )
 
 
 def test_autocast_passes_the_dtype_through() -> None:

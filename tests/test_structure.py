@@ -65,11 +65,14 @@ def allowed_includes(path):
         return ANYTHING
     if name == "gpu.h":
         return [*CUDA, *PLAIN, '"host_cuda.h"']
+    cuda = [*PLAIN, *CUDA, "<type_traits>", '"common/gpu.h"', '"common/activation.cuh"']
+    if path.parts[1] == "common" and path.suffix == ".cuh":
+        return cuda
     if path.parts[1] == "common":
         local = [*PLAIN, *INTRINSICS, *LEVEL_SWITCH, '"common/*-inl.h"']
         return [*local, "<cstdlib>"] if path.suffix == ".cpp" else local
     if path.suffix in {".cuh", ".cu"} or name.endswith("_cuda.h") or name.startswith("cuda_"):
-        return [*PLAIN, *CUDA, "<type_traits>", '"common/gpu.h"', own + '.h"', own + '.cuh"']
+        return [*cuda, own + '.h"', own + '.cuh"']
     if name.endswith("-inl.h") or re.fullmatch(r"cpu_(baseline|avx2|avx512\w*)\.cpp", name):
         common = [*PLAIN, *INTRINSICS, *LEVEL_SWITCH, '"common/*-inl.h"']
         return [*common, own + '.h"']

@@ -126,6 +126,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     },
     "rearrange": {
         "copy_runs": Kernel(256, -1, copies=True),
+        "copy_long_runs": Kernel(256, -1, copies=True),
         "copy_registers": Kernel(256, -1, copies=True),
         "copy_boxes": Kernel(512, -1, copies=True),
     },

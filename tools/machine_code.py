@@ -77,11 +77,32 @@ def read_sass(lines: Iterable[str]) -> dict[tuple[str, str], Code]:
     return found
 
 
+def without_activations(instructions: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """A function without what runs only for an activation (csrc/common/activation.cuh).
+
+    That is what a branch skips that computes powers of e and accesses no global memory: nothing
+    else in a loop does.
+    """
+    kept = list(instructions)
+    for address, text in instructions:
+        hit = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", text)
+        if not hit or (end := int(hit[1], 16)) <= address:
+            continue
+        skipped = [t for a, t in instructions if address < a < end]
+        if any("MUFU.EX2" in t for t in skipped) and not any(
+            opcode(t).startswith(("LDG", "STG", "EXIT")) for t in skipped
+        ):
+            kept = [(a, t) for a, t in kept if not address < a < end]
+    return kept
+
+
 def read_function(instructions: Sequence[tuple[int, str]]) -> Code:
     """Global accesses of a function, and its main loop; all of it where no loop moves a byte.
 
-    Of loops in one another it is the innermost that holds half of the multiply-adds.
+    Of loops in one another it is the innermost that holds half of the multiply-adds.  Code of
+    activations does not count.
     """
+    instructions = without_activations(instructions)
     code = Code()
     loops: list[tuple[int, int, Code]] = []
     for address, text in instructions:
@@ -143,7 +164,7 @@ def compile_kernels(archs: Sequence[str], folder: Path) -> tuple[list[str], list
 
     def compile_one(job: tuple[str, Path]) -> tuple[str, Path]:
         arch, source = job
-        common = sorted((ROOT / "csrc" / "common").glob("*.h"))
+        common = sorted((ROOT / "csrc" / "common").glob("*.*h"))
         room = sorted(p for p in source.parent.glob("*.*h") if p.suffix in (".h", ".cuh"))
         state = hashlib.sha256(repr((arch, flags)).encode())
         for path in [source, *common, *room]:

@@ -51,9 +51,38 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
   return cudaGetLastError();
 }
 
-// Keeps the compiler from computing a value anew in every branch that uses it.
+// Keeps the compiler from computing a value anew in every branch that uses it, and from knowing
+// what it is.
+__device__ __forceinline__ void pin(int& x) { asm volatile("" : "+r"(x)); }
 __device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
 __device__ __forceinline__ void pin(double& x) { asm volatile("" : "+d"(x)); }
+
+// max(x, low) and min(x, high) that keep a NaN in x.
+__device__ __forceinline__ float at_least(float x, float low) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(low));
+  return y;
+}
+__device__ __forceinline__ float at_most(float x, float high) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(high));
+  return y;
+}
+__device__ __forceinline__ double at_least(double x, double low) { return x < low ? low : x; }
+__device__ __forceinline__ double at_most(double x, double high) { return x > high ? high : x; }
+
+// 1 / x to a unit in its last place, for 1 <= x < 2^126.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ double reciprocal(double x) {
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));  // 20 bits, and each step doubles them
+  y = fma(y, fma(-x, y, 1.0), y);
+  return fma(y, fma(-x, y, 1.0), y);
+}
 
 // One store of 8 or 16 aligned bytes of global memory.
 __device__ __forceinline__ void store_words(void* p, const uint32_t (&w)[2]) {
@@ -119,6 +148,18 @@ FASTCONV_MMA(__nv_bfloat16, "bf16")
 
 namespace fastconv::gpu {
 
+template <class A>
+A at_least(A x, A low) {
+  return x < low ? low : x;
+}
+template <class A>
+A at_most(A x, A high) {
+  return x > high ? high : x;
+}
+template <class A>
+A reciprocal(A x) {
+  return 1 / x;
+}
 template <int N>
 void store_words(void* p, const uint32_t (&w)[N]) {
   std::memcpy(p, w, sizeof(w));
@@ -184,6 +225,15 @@ __host__ __device__ __forceinline__ float widen_half<bfloat16>(uint32_t pair, in
   float value;
   std::memcpy(&value, &bits, sizeof(bits));
   return value;
+}
+
+// x without the bits that are not in `mask`.
+__host__ __device__ __forceinline__ float keep_bits(float x, uint32_t mask) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits &= mask;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
 }
 
 // Division by a number known at launch, in a few instructions.  Serves 0 <= n < 2^31.

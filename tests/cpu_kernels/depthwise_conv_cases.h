@@ -126,6 +126,10 @@ inline std::vector<Case> table() {
   for (const int64_t stride : {1, 2}) {
     add(Dtype::kFloat32, 512, 1, axis(5, 3, stride, 1, 1, 1), axis(21, 3, stride, 1, 1, 1));
   }
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat64, Dtype::kFloat16, Dtype::kBFloat16}) {
+    add(dtype, 24, 1, axis(9, 3, 2, 1, 1, 1), axis(14, 3, 2, 1, 0, 1));
+    add(dtype, 24, 1, axis(8, 3, 2, 1, 2, 2), axis(13, 3, 2, 1, 1, 1));
+  }
   const Axis planes[] = {axis(4, 3, 1, 1, 1, 1), axis(17, 3, 2, 1, 1, 1), axis(61, 3, 2, 1, 1, 1)};
   cases.push_back({{Dtype::kFloat32, true, false, 1, 68, 1, {planes[0], planes[1], planes[2]}},
                    true,

@@ -88,6 +88,13 @@ bool Buffer::surroundings_are_whole() const {
 std::vector<char> Run::output_bytes() const {
   std::vector<char> all;
   for (const Output& out : outputs_) {
+    const char* bytes = out.buffer->bytes();
+    const int64_t count = out.layout.count();
+    // Elements of an output do not overlap, so as many as fit leave nothing between them.
+    if (out.layout.span() == count && out.buffer->size() == count * out.element) {
+      all.insert(all.end(), bytes, bytes + out.buffer->size());
+      continue;
+    }
     std::vector<bool> is_element(static_cast<size_t>(out.buffer->size()));
     out.layout.each([&](int64_t offset, const std::vector<int64_t>&) {
       for (int64_t i = offset * out.element; i < (offset + 1) * out.element; ++i) {

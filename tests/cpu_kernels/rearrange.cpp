@@ -51,8 +51,11 @@ struct Room {
     Buffer& x = run.input(in.span() * c.element, c.element);
     Random bytes(seed + 1);
     in.each([&](int64_t offset, const std::vector<int64_t>&) {
-      for (int64_t i = offset * c.element; i < (offset + 1) * c.element && i < x.size(); ++i) {
-        x.bytes()[i] = static_cast<char>(bytes.bits());
+      const uint64_t two[2] = {bytes.bits(), bytes.bits()};
+      const int64_t left = x.size() - offset * c.element;
+      if (left > 0) {
+        const int64_t n = fastconv::min_of(left, c.element);
+        std::memcpy(x.bytes() + offset * c.element, two, static_cast<size_t>(n));
       }
     });
     Buffer& y = run.output(out, c.element);

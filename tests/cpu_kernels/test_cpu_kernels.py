@@ -90,8 +90,9 @@ def runs(request):
         return {key: done for part in pool.map(run, rooms) for key, done in part.items()}
 
 
-@pytest.mark.parametrize("room", ck.ROOMS)
-@pytest.mark.parametrize("level", ck.levels())
+@pytest.mark.parametrize(
+    ("room", "level"), [(room, level) for room in ck.ROOMS for level in ck.levels(room)]
+)
 def test_kernels(runs, room, level):
     done = runs[room, level]
     assert done.returncode == 0, says(done)

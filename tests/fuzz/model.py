@@ -39,14 +39,17 @@ def _pairs(call: Call, nd: int, found: list[Problem]) -> Any:
             return None
         return padding
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
-        if any(not isinstance(p, (tuple, list)) or len(p) != 2 for p in padding):
-            found.append(wrong_type("padding"))
-            return None
-        flat = ints([v for p in padding for v in p], 0, found, "padding")
-        if flat is not None and len(padding) != nd:
-            found.append(refused("padding", ours=True))
-            return None
-        return None if flat is None else list(zip(flat[::2], flat[1::2], strict=True))
+        wrong: list[Problem] = []
+        pairs = []
+        for p in padding:
+            if isinstance(p, (tuple, list)) and len(p) == 2:
+                pairs.append(ints(p, 2, wrong, "padding"))
+            else:
+                wrong.append(wrong_type("padding"))
+        if not wrong and len(padding) != nd:
+            wrong.append(refused("padding", ours=True))
+        found += wrong
+        return None if wrong else pairs
     single = per_dim(padding, nd, found, "padding")
     return None if single is None else [(p, p) for p in single]
 
@@ -112,7 +115,8 @@ def _conv_sizes(
         else:
             total = {"valid": 0, "causal": reach}.get(padding) if isinstance(padding, str) else None
             total = sum(padding[i]) if total is None else total
-        if padding in ("same", "causal") and reach >= LIMIT:
+        most = total if padding == "causal" else -(-total // 2)  # on one side
+        if padding in ("same", "causal") and most >= LIMIT:
             found.append(refused("", ours=True))
         elif n + total < reach + 1:
             found.append(refused("Kernel size can't be greater", ours=isinstance(padding, str)))
@@ -134,7 +138,8 @@ def pool_windows(call: Call, problems: list[Problem]) -> dict[str, list[int]] | 
     rest = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
     for name, default in rest.items():
         value = call.kwargs.get(name, None if name == "stride" else default)
-        value = kernel if value is None and name == "stride" else value
+        if name == "stride" and (value is None or (isinstance(value, (tuple, list)) and not value)):
+            value = kernel
         if alone and as_int(value) is not None:
             value = [value] + [default] * (axes - 1)
         checked = ints if alone else per_dim

@@ -25,8 +25,11 @@ def native_of(call: Call) -> Any:
     if call.function.startswith("depthwise_conv"):
         nd, padding = int(call.function[-2]), kwargs.get("padding", 0)
         nested = isinstance(padding, (tuple, list)) and any(isinstance(p, tuple) for p in padding)
-        strided = padding == "same" and kwargs.get("stride", 1) not in (1, (1,) * nd)
-        if kwargs.pop("activation", None) is not None or nested or strided or padding == "causal":
+        mode = padding if isinstance(padding, str) else ""
+        stride = kwargs.get("stride", 1)
+        strides = stride if isinstance(stride, (tuple, list)) else [stride]
+        strided = mode == "same" and any(as_int(s) != 1 for s in strides)
+        if kwargs.pop("activation", None) is not None or nested or strided or mode == "causal":
             return None
         shape = call.x.shape if isinstance(call.x, T) else ()
         groups = shape[-nd - 1] if len(shape) > nd else 1
@@ -34,7 +37,8 @@ def native_of(call: Call) -> Any:
         return lambda *args: native(*args, **kwargs, groups=groups)
     if call.function == "depth_max_pool":
         kernel = kwargs["kernel_size"]
-        if not isinstance(kernel, (tuple, list)) or len(kernel) != 3:
+        shape = call.x.shape if isinstance(call.x, T) else (1,) * 3
+        if not isinstance(kernel, (tuple, list)) or len(kernel) != 3 or len(shape) < 3:
             return None
         return lambda x: f.max_pool3d(x.unsqueeze(-4) if hasattr(x, "dim") else x, **kwargs)
     if call.function.startswith("pixel") and isinstance(next(iter(kwargs.values())), (tuple, list)):

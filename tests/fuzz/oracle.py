@@ -149,7 +149,7 @@ def plain_kwargs(call: Call) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, (tuple, list)):
-            return tuple(plain(v) for v in value)
+            return tuple(int(v) if isinstance(v, bool) else plain(v) for v in value)
         return value if isinstance(value, (str, bool, type(None))) else operator.index(value)
 
     kwargs = {k: plain(v) for k, v in call.kwargs.items()}

@@ -144,10 +144,15 @@ def runs_tile(room: str, tile: str, launch: Launch) -> bool:
     if room == "depthwise_conv" and entry[0].startswith('"large_'):
         return kernel in LARGE_KERNELS[entry[0].strip('"')]
     if room == "depthwise_conv":
-        _, pack, window, wide, *walk = entry
-        if walk:
+        _, pack, window, wide, *special = entry
+        if len(special) == 2:  # a line, which walks nowhere
+            if special[1] == "LineKind::kRows":
+                return kernel in ("line_rows_kernel", "line_rows_gradient_kernel")
+            names = ("line_down_kernel", "line_down_gradient_kernel")
+            return kernel in names and (arguments[1] == "1") == ("Scalar" in special[1])
+        if special:
             names = ("walk_kernel", "walk_gradient_kernel")
-            return kernel in names and walk[0].endswith("::" + _walk_kind(arguments))
+            return kernel in names and special[0].endswith("::" + _walk_kind(arguments))
         if kernel not in ("gather_kernel", "weight_gradient_kernel"):
             return False
         shape = [str(arguments[1] != "1").lower(), arguments[2], arguments[4]]

@@ -49,6 +49,7 @@ class Forward(_Problem):
         ("bias", _pointer),
         ("y", _pointer),
         ("y_strides", _Strides),
+        ("activation", ctypes.c_uint8),
     ]
 
 

@@ -122,6 +122,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cud
       [](void* state) { (*static_cast<decltype(body)*>(state))(); }, &body);
 }
 
+inline void pin(int&) {}
 inline void pin(float&) {}
 inline void pin(double&) {}
 

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Finds what a CUDA source can be mutated in, and writes one source that holds every mutant.
 
-A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All of
-them are compiled into one library: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``, and
-a number chooses at run time which is in force; compiling a room for each would take hours.  The
-call also notes which mutants would have made a difference there.  All this relies on clang-format:
-operators have spaces around them, template brackets have none.
+A mutant changes one barrier, one predicate, one clamp or one argument of a warp operation.  All are
+compiled into one, to save hours: ``a < b`` becomes ``mutated(7, (a < b), (true), (a <= b))``;
+a number chooses at run time which is in force.  The call also notes which mutants would make a
+difference.  Operators are expected to have spaces around them, template brackets to have none.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from cuda_source import Token, blank, tokens
 _COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": None, "!=": None}
 _ASSIGNMENTS = {"=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^=", "<<=", ">>="}
 _OPEN, _CLOSE = "([{", ")]}"
+_TYPES = {"void", "int", "int64_t", "unsigned", "bool", "auto", "float", "double", "A"}
 _ENDS = {",", ";", "?", ":", "||", "return", *_ASSIGNMENTS}
 # What the compiler knows: such a comparison chooses an instantiation, at no time a bound.
 _CONSTANT = re.compile(r"k[A-Z]\w*|[A-Z]|[A-Z]\w*|sizeof|int|value|decltype|at_border|std|numbers")
@@ -214,7 +214,7 @@ class _Source:
                         self.text(whole, i) + f"<({left}) + 1>()"
                     )
                 self.add(whole, end, variants, is_value=False)
-            elif name in ("min", "max", "min_of", "max_of"):
+            elif name in ("min", "max", "min_of", "max_of", "at_least", "at_most"):
                 a, b = self._arguments(after, end)[:2]
                 self.add(whole, end, {self.text(*a): self.text(*a), self.text(*b): self.text(*b)})
             elif name.endswith("_sync") and name.startswith("__"):
@@ -227,7 +227,7 @@ class _Source:
     def _before(self, i: int) -> str:
         """The token before a name, if it makes the name a declaration ('' else)."""
         text = self.tokens[i - 1].text if i else ""
-        return text if text in ("void", "int", "int64_t", "unsigned", "bool", "auto") else ""
+        return text if text in _TYPES else ""
 
     def _qualified(self, i: int) -> int:
         """The first token of the qualified name that ends at ``i``."""

@@ -17,7 +17,7 @@ import host_cuda_harness as hc
 import mutants
 
 # Headers outside the rooms whose device code is mutated, with the room whose tests judge them.
-SHARED = {"depthwise_conv": ["common/gpu.h"]}
+SHARED = {"depthwise_conv": ["common/activation.cuh", "common/gpu.h"]}
 
 # `mutated` gives the value of the mutant in force.  host_cuda_seen notes what was evaluated (1) and
 # what would have had another value (2): a test that saw no other value cannot fail for a mutant.

@@ -190,6 +190,30 @@ def test_pick(library, name, element, kernel, threads):
         assert (new.kernel, new.threads) == expected
 
 
+# Bytes of a run, and of the units that its length or the tensors' alignment leaves.
+LONG_RUNS = [(16, 1), (17, 1), (31, 1), (18, 2), (98, 2), (20, 4), (196, 4), (33, 1), (1028, 4)]
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize(("length", "unit"), LONG_RUNS)
+def test_runs_that_no_vector_fits(library, length, unit, wide):
+    """Every distance of the output from an aligned address; few runs, and more than a block's."""
+    before = coverage.launches(library)
+    for rows in (1, 3, 700 if length < 100 else 150):
+        view = randoms((2, rows, length // unit + 1), unit)[..., 1:].transpose(1, 0, 2)
+        for shift in range(0, 16, unit):
+            blank = np.zeros(view.size * unit + 16, np.uint8)
+            with hc.Arena(library) as arena:
+                source = fenced(arena, view, unit)
+                raw = fenced(arena, blank[: view.size * unit + shift], 16)
+                out = raw[shift:].view(view.dtype).reshape(view.shape)
+                library.host_cuda_configure(random.choice(hc.ORDERS), 1)
+                hc.check(library, run(library, source, out, 0, wide))
+                assert out.tobytes() == view.tobytes() and not raw[:shift].any()
+    new = {launch.kernel for launch in coverage.launches(library)} - {r.kernel for r in before}
+    assert new <= {"copy_long_runs"}
+
+
 def test_blocks_go_round(library):
     """More boxes than blocks."""
     assert check(library, randoms((33, 400, 401), 1).transpose(0, 2, 1), 2)
@@ -203,7 +227,8 @@ def test_unknown_tile(library):
 def run_sanitized(library):
     """The edges of boxes above all, for test_sanitizers.py."""
     for element in (1, 4, 16):
-        for name in ("d2s nchw 3x3", "d2s nhwc crd 2x2", "s2d nchw 4x4", "channel shuffle nhwc"):
+        for name in ("d2s nchw 3x3", "d2s nhwc crd 2x2", "s2d nchw 4x4", "channel shuffle nhwc",
+                     "channel shuffle nchw"):  # fmt: skip
             sizes, order = CASES[name]
             for tile in tiles(library):
                 check(library, randoms(sizes, element).transpose(order), tile)

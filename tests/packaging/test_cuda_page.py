@@ -38,7 +38,8 @@ def kernels_of_sources():
         text = re.sub(r"//[^\n]*", "", path.read_text())
         for match in re.finditer(r"\b__global__\s+void\b", text):
             head = text[match.end() : text.index("{", match.end())]
-            head = re.sub(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)", "", head)
+            nested = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+            head = re.sub(rf"__launch_bounds__\s*{nested}", "", head)
             name = re.match(r"[^(]*?(\w+)\s*[(]", head)[1]
             found.add(f"{path.parent.name}::{name}")
     return found
@@ -161,6 +162,21 @@ def test_the_innermost_loop_counts():
     ]
     code = machine_code.read_function(loop)
     assert dict(code.loop) == {"FFMA": 2, "BRA": 1}
+
+
+def test_activations_do_not_count():
+    """Powers of e behind a branch; the branch around them that skips a store as well is not it."""
+    loop = [
+        (0x00, "FFMA R1, R2, R3, R1"),
+        (0x10, "@P0 BRA 0x70"),
+        (0x20, "@!P1 BRA 0x60"),
+        (0x30, "MUFU.EX2 R1, R1"),
+        (0x40, "FFMA R1, R2, R3, R1"),
+        (0x50, "@P2 BRA 0x30"),
+        (0x60, "STG.E desc[UR4][R2.64], R1"),
+        (0x70, "@P3 BRA 0x0"),
+    ]
+    assert dict(machine_code.read_function(loop).loop) == {"FFMA": 1, "BRA": 3, "STG.32": 1}
 
 
 def test_an_unknown_kernel_is_an_error():

@@ -5,6 +5,7 @@
 // the launch is most of the time.
 #pragma once
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/causal_conv1d_update/causal_conv1d_update.h"
 
@@ -13,35 +14,6 @@ namespace fastconv::causal_conv1d_update {
 using gpu::Accum;
 
 constexpr int kThreads = 128;
-
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
-__device__ __forceinline__ float erf_of(float x) { return erff(x); }
-__device__ __forceinline__ double erf_of(double x) { return erf(x); }
-
-template <class A>
-__device__ __forceinline__ A relu6(A v) {
-  v = v < 0 ? 0 : v;
-  return v > 6 ? 6 : v;
-}
-
-template <class A>
-__device__ __forceinline__ A activate(A v, Activation activation) {
-  switch (activation) {
-    case Activation::kRelu:
-      return v < 0 ? 0 : v;
-    case Activation::kRelu6:
-      return relu6(v);
-    case Activation::kHardswish:
-      return v * relu6(v + 3) / 6;
-    case Activation::kSilu:
-      return v / (1 + exp_of(-v));
-    case Activation::kGelu:
-      return v * A(0.5) * (1 + erf_of(v * A(0.70710678118654752)));
-    default:
-      return v;
-  }
-}
 
 inline __host__ __device__ unsigned blocks_per_sample(const Params& p) {
   return static_cast<unsigned>(ceil_div(p.channels, kThreads));
@@ -67,12 +39,13 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const Params p) {
                                : x[(at - p.state_length) * p.x_strides.time];
   };
   for (int64_t t = 0; t < p.length; ++t) {
-    A sum = bias;
+    A sum[1] = {bias};
     int64_t from = p.state_length + t - (p.taps - 1) * p.dilation;
     for (int64_t j = 0; j < p.taps; ++j, from += p.dilation) {
-      sum += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
+      sum[0] += gpu::widen(w[j * p.weight_tap]) * gpu::widen(element(from));
     }
-    y[t * p.y_strides.time] = gpu::narrow<T>(activate(sum, p.activation));
+    activate(p.activation, sum);
+    y[t * p.y_strides.time] = gpu::narrow<T>(sum[0]);
   }
   // Every element comes from a later place, so that this order overwrites none too early.
   for (int64_t k = 0; k < p.state_length; ++k) {

@@ -75,7 +75,6 @@ constexpr bool result_tells_slope(Activation activation) {
 
 // ---- kernels: Meta, CPU, CUDA ----
 
-// The CUDA kernels have no activations: there it is a pass of its own, in place.
 Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
                Name activation, int64_t tile) {
@@ -88,8 +87,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& 
   Tensor output = empty_activation(input, g.out_sizes(), g.channels_last);
   if (input.is_meta() || output.numel() == 0) return output;
   run_forward(make_problem(g, input.scalar_type()), g.nd, in_layout(input, g.channels_last), weight,
-              bias, output, tile, input.is_cpu() ? kind : Activation::kNone);
-  if (!input.is_cpu()) apply_native(kind, output);
+              bias, output, tile, kind);
   return output;
 }
 

@@ -3,8 +3,6 @@
 
 // How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
 // are the same for any number of threads.
-#include <utility>
-
 #include "ops/depthwise_conv/cpu_plan_windows.h"
 
 namespace fastconv::depthwise_conv {
@@ -98,7 +96,9 @@ void cut_flat(Correlation& c) {
   if (is_still(height) && follow(c.x_strides) && follow(c.y_strides)) {
     // Whole planes are rows.
     width.in = width.out = width.in * height.in;
-    std::swap(height, depth);
+    const CorrelationAxis still = height;
+    height = depth;
+    depth = still;
     depth.in = depth.out = 1;
     c.x_strides.sp[1] = c.x_strides.sp[0];
     c.y_strides.sp[1] = c.y_strides.sp[0];

@@ -4,6 +4,7 @@
 // From a problem and a tile to the kernels' parameters and grid.
 #include "common/gpu.h"
 #include "ops/depthwise_conv/depthwise_conv_cuda.h"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/large_pick.h"
 #include "ops/depthwise_conv/launch.cuh"
@@ -207,31 +208,18 @@ int64_t plan_gradient(const View& v, int tile, GradientPlan& plan) {
                            : plan_gradient(v, kTiles[tile], plan, plan.narrow);
 }
 
-template <class Run>
-cudaError_t for_dtype(Dtype dtype, const Run& run) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return run(float{});
-    case Dtype::kFloat64:
-      return run(double{});
-    case Dtype::kFloat16:
-      return run(gpu::half{});
-    case Dtype::kBFloat16:
-      return run(gpu::bfloat16{});
-  }
-  return cudaErrorInvalidValue;
-}
-
-cudaError_t gather(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                   int tile, cudaStream_t stream) {
+cudaError_t gather(const View& v, const void* in, const void* weight, const void* bias,
+                   Activation activation, void* out, int tile, cudaStream_t stream) {
   const Problem& p = v.problem;
   const int64_t pixels = v.pass == Pass::kBackwardData ? p.in_pixels() : p.out_pixels();
   if (p.batch == 0 || p.filters() == 0 || pixels == 0) return cudaSuccess;
   if (tile < 0) tile = pick_any_tile(v);
-  if (tile >= kTileCount) return large_gather(v, in, weight, bias, out, tile, stream);
+  if (tile >= kTileCount) {
+    return large_gather(v, in, weight, bias, activation, out, tile, stream);
+  }
   if (!tile_fits(v, tile)) return cudaErrorInvalidValue;
-  if (tile_walks(tile)) return walk(v, in, weight, bias, out, tile, stream);
-  if (tile_lines(tile)) return line(v, in, weight, bias, out, tile, stream);
+  if (tile_walks(tile)) return walk(v, in, weight, bias, activation, out, tile, stream);
+  if (tile_lines(tile)) return line(v, in, weight, bias, activation, out, tile, stream);
   GatherPlan plan{};
   plan.tile = tile;
   plan.strip_step = strip_step(v, kTiles[tile]);
@@ -240,6 +228,7 @@ cudaError_t gather(const View& v, const void* in, const void* weight, const void
     g.in = in;
     g.weight = weight;
     g.bias = bias;
+    g.activation = activation;
     g.out = out;
   };
   if (kTiles[tile].wide) {
@@ -258,11 +247,11 @@ int pick_gradient(const BackwardWeight& p, const View& v) {
 }  // namespace
 
 cudaError_t forward_cuda(const Forward& p, int tile, cudaStream_t stream) {
-  return gather(view_of(p), p.x, p.weight, p.bias, p.y, tile, stream);
+  return gather(view_of(p), p.x, p.weight, p.bias, p.activation, p.y, tile, stream);
 }
 
 cudaError_t backward_data_cuda(const BackwardData& p, int tile, cudaStream_t stream) {
-  return gather(view_of(p), p.dy, p.weight, p.bias, p.dx, tile, stream);
+  return gather(view_of(p), p.dy, p.weight, p.bias, Activation::kNone, p.dx, tile, stream);
 }
 
 int64_t backward_weight_workspace_bytes_cuda(const BackwardWeight& p, int tile) {

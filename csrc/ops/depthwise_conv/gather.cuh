@@ -5,6 +5,7 @@
 // tiles.h for the mapping.
 #pragma once
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/depthwise_conv/geometry.cuh"
 #include "ops/depthwise_conv/launch.cuh"
@@ -203,6 +204,12 @@ __global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<T, V, kWindow, 
     } else {
       bias = gpu::load_pack<T, V>(weight + g.in_mul * g.taps * width);
     }
+#pragma unroll
+    for (int p = 0; p < kOutputs; ++p) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) acc[p][v] += gpu::widen(bias.v[v]);
+    }
+    activate<kOutputs * V>(g.activation, [&](int i) -> Accum<T>& { return acc[i / V][i % V]; });
     T* target = out + place.n * g.out_n + place.a * g.a.out_stride + place.b * g.b.out_stride;
 #pragma unroll
     for (int p = 0; p < kOutputs; ++p) {
@@ -210,7 +217,7 @@ __global__ void __launch_bounds__(kGatherThreads, (kGatherBlocks<T, V, kWindow, 
       if (o >= g.s.out) break;
       Pack<T, V> y;
 #pragma unroll
-      for (int v = 0; v < V; ++v) y.v[v] = gpu::narrow<T>(acc[p][v] + gpu::widen(bias.v[v]));
+      for (int v = 0; v < V; ++v) y.v[v] = gpu::narrow<T>(acc[p][v]);
       gpu::store_pack<T, V>(target + o * g.s.out_stride, y);
     }
   }

@@ -138,6 +138,7 @@ struct Gather {
   const void* weight;
   const void* bias;
   void* out;
+  Activation activation;
   GatherAxis<I> a, b, s;
   Divider<I> phases_a, phases_b, phases_s;
   Strips<I> strips;

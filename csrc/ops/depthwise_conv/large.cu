@@ -3,6 +3,7 @@
 
 // From a problem with a large filter to the kernels' parameters and grid.
 #include "common/gpu.h"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
 #include "ops/depthwise_conv/large_tiles.h"
 #include "ops/depthwise_conv/large_weight_tiles.h"
@@ -61,7 +62,7 @@ PlaneCopy copy_of(const Planes& from, const Problem& p, const LargeShape& s, int
 }  // namespace
 
 cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,
-                         void* out, int tile, cudaStream_t stream) {
+                         Activation activation, void* out, int tile, cudaStream_t stream) {
   const LargeTile* t = large_tile(tile);
   if (!large_serves(v, t)) return cudaErrorInvalidValue;
   const Problem& p = v.problem;
@@ -85,6 +86,7 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
   g.out_x = to.sp[2];
   g.weight = weight;
   g.bias = bias;
+  g.activation = activation;
   g.flip = backward;
   g.packed_stores = copy_bytes_of(planes_of(out, to), p, g.x.out) == kPackBytes;
   g.store_channels = by_channel_of(planes_of(out, to), p, s, g.channels);
@@ -95,19 +97,13 @@ cudaError_t large_gather(const View& v, const void* in, const void* weight, cons
                                                : s.width);
   g.taps = divider(p.taps());
   g.filter_width = divider(g.x.kernel);
-  switch (p.dtype) {
-    case Dtype::kFloat32:
-      return launch_large_gather<float>(g, stream);
-    case Dtype::kFloat64:
-      return launch_large_gather<double>(g, stream);
-    case Dtype::kFloat16:
-      return t->bands ? launch_large_bands<gpu::half>(g, stream)
-                      : launch_large_gather<gpu::half>(g, stream);
-    case Dtype::kBFloat16:
-      return t->bands ? launch_large_bands<gpu::bfloat16>(g, stream)
-                      : launch_large_gather<gpu::bfloat16>(g, stream);
-  }
-  return cudaErrorInvalidValue;
+  return for_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if constexpr (sizeof(T) == 2) {
+      if (t->bands) return launch_large_bands<T>(g, stream);
+    }
+    return launch_large_gather<T>(g, stream);
+  });
 }
 
 cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream) {
@@ -133,19 +129,13 @@ cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream)
   g.partial = p.workspace;
   g.dw = p.dw;
   g.db = p.db;
-  switch (p.dtype) {
-    case Dtype::kFloat32:
-      return launch_large_weight<float>(g, stream);
-    case Dtype::kFloat64:
-      return launch_large_weight<double>(g, stream);
-    case Dtype::kFloat16:
-      return t->bands ? launch_large_weight_bands<gpu::half>(g, stream)
-                      : launch_large_weight<gpu::half>(g, stream);
-    case Dtype::kBFloat16:
-      return t->bands ? launch_large_weight_bands<gpu::bfloat16>(g, stream)
-                      : launch_large_weight<gpu::bfloat16>(g, stream);
-  }
-  return cudaErrorInvalidValue;
+  return for_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    if constexpr (sizeof(T) == 2) {
+      if (t->bands) return launch_large_weight_bands<T>(g, stream);
+    }
+    return launch_large_weight<T>(g, stream);
+  });
 }
 
 }  // namespace fastconv::depthwise_conv

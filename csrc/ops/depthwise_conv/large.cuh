@@ -38,6 +38,7 @@ struct LargeGather {
   int64_t out_n, out_c, out_y, out_x;
   const void* weight;
   const void* bias;
+  Activation activation;
   LargeAxis y, x;
   LargeShape shape;
   int batch, channels;  // channels of out

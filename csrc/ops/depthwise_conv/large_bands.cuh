@@ -20,6 +20,7 @@
 // that are infinite, are computed anew from shared memory.
 #pragma once
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/depthwise_conv/large_launch.cuh"
 
@@ -238,6 +239,10 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
   if (works) {
     float bias = 0;
     if (g.bias != nullptr) bias = gpu::widen(static_cast<const T*>(g.bias)[at.channel + channel]);
+    float(&flat)[kSums] = reinterpret_cast<float(&)[kSums]>(sums);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) flat[i] += bias;
+    activate(g.activation, flat);
     const int lane = threadIdx.x % 32, pitch = s.width + kPackBytes / static_cast<int>(sizeof(T));
     T* results = tile + (plane * s.height + y + lane % 4 * 2) * pitch + x + lane / 4;
 #pragma unroll
@@ -246,8 +251,7 @@ __global__ void __launch_bounds__(kLargeThreads, 2) large_bands_kernel(const Lar
       for (int j = 0; j < kBandGroups; ++j) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          results[(8 * j + e % 2) * pitch + 16 * i + e / 2 * 8] =
-              gpu::narrow<T>(sums[j][i][e] + bias);
+          results[(8 * j + e % 2) * pitch + 16 * i + e / 2 * 8] = gpu::narrow<T>(sums[j][i][e]);
         }
       }
     }

@@ -4,6 +4,7 @@
 // Forward and the gradient of the input for large filters, on the FMA units: every dtype.
 #pragma once
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/depthwise_conv/large_correlate.cuh"
 #include "ops/depthwise_conv/large_launch.cuh"
@@ -60,6 +61,10 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
 
   A bias = 0;
   if (g.bias != nullptr) bias = gpu::widen(static_cast<const T*>(g.bias)[c]);
+#pragma unroll
+  for (int i = 0; i < kStripRows * kStripWidth; ++i) sums[i / kStripWidth][i % kStripWidth] += bias;
+  activate<kStripRows * kStripWidth>(
+      g.activation, [&](int i) -> A& { return sums[i / kStripWidth][i % kStripWidth]; });
   T* out = static_cast<T*>(g.out) + n * g.out_n + c * g.out_c + y * g.out_y + x * g.out_x;
   constexpr int kPack = kPackBytes / static_cast<int>(sizeof(T));
 #pragma unroll
@@ -70,13 +75,13 @@ __global__ void __launch_bounds__(kLargeThreads, kLargeBlocks<T>)
       for (int p = 0; p < kStripWidth; p += kPack) {
         Pack<T, kPack> pack;
 #pragma unroll
-        for (int i = 0; i < kPack; ++i) pack.v[i] = gpu::narrow<T>(sums[q][p + i] + bias);
+        for (int i = 0; i < kPack; ++i) pack.v[i] = gpu::narrow<T>(sums[q][p + i]);
         gpu::store_pack<T, kPack>(out + p, pack);
       }
     } else {
 #pragma unroll
       for (int p = 0; p < kStripWidth; ++p) {
-        if (x + p < g.x.out) out[p * g.out_x] = gpu::narrow<T>(sums[q][p] + bias);
+        if (x + p < g.x.out) out[p * g.out_x] = gpu::narrow<T>(sums[q][p]);
       }
     }
   }

@@ -26,7 +26,7 @@ cudaError_t launch_large_weight_bands(const LargeWeight& g, cudaStream_t stream)
 
 // Runs forward or the gradient of the input with a tile of kLargeTiles that fits the problem.
 cudaError_t large_gather(const View& v, const void* in, const void* weight, const void* bias,
-                         void* out, int tile, cudaStream_t stream);
+                         Activation activation, void* out, int tile, cudaStream_t stream);
 cudaError_t large_weight(const BackwardWeight& p, int tile, cudaStream_t stream);
 
 }  // namespace fastconv::depthwise_conv

@@ -3,6 +3,7 @@
 
 // From a problem to the parameters and grid of the line kernels' forward and gradient of the input.
 #include "common/gpu.h"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/line_plan.cuh"
 
 namespace fastconv::depthwise_conv {
@@ -95,8 +96,8 @@ void plan_down(const View& v, const Lines& lines, LineKind kind, LinePlan& plan)
 
 }  // namespace
 
-cudaError_t line(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream) {
+cudaError_t line(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream) {
   LinePlan plan;
   plan.tile = tile;
   const Lines lines = lines_of(v);
@@ -104,6 +105,7 @@ cudaError_t line(const View& v, const void* in, const void* weight, const void* 
     g.in = in;
     g.weight = weight;
     g.bias = bias;
+    g.activation = activation;
     g.out = out;
   };
   if (lines.rows) {
@@ -115,17 +117,8 @@ cudaError_t line(const View& v, const void* in, const void* weight, const void* 
     plan_down(v, lines, kTiles[tile].line, plan);
     fill(plan.down);
   }
-  switch (v.problem.dtype) {
-    case Dtype::kFloat32:
-      return launch_line<float>(plan, stream);
-    case Dtype::kFloat64:
-      return launch_line<double>(plan, stream);
-    case Dtype::kFloat16:
-      return launch_line<gpu::half>(plan, stream);
-    case Dtype::kBFloat16:
-      return launch_line<gpu::bfloat16>(plan, stream);
-  }
-  return cudaErrorInvalidValue;
+  return for_dtype(v.problem.dtype,
+                   [&](auto zero) { return launch_line<decltype(zero)>(plan, stream); });
 }
 
 }  // namespace fastconv::depthwise_conv

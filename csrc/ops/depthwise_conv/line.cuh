@@ -11,6 +11,7 @@
 
 #include <cstring>
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/depthwise_conv/line_launch.cuh"
 #include "ops/depthwise_conv/walk_row.cuh"
@@ -45,10 +46,11 @@ __device__ __forceinline__ Raw<T, V> load_run(const T* row, int at, int size, in
   return run;
 }
 
-// Stores elements [at, at + V) of a row of `size`; the first of them is aligned.  An activation
-// would go in here.
+// Stores elements [at, at + V) of a row of `size`; the first of them is aligned.
 template <class T, int V>
-__device__ __forceinline__ void store_run(T* row, int at, int size, const Accum<T> (&sum)[V]) {
+__device__ __forceinline__ void store_run(T* row, int at, int size, Activation activation,
+                                          Accum<T> (&sum)[V]) {
+  activate(activation, sum);
   Pack<T, V> y;
 #pragma unroll
   for (int q = 0; q < V; ++q) y.v[q] = gpu::narrow<T>(sum[q]);

@@ -68,7 +68,6 @@ struct LineBlock {
   }
 };
 
-// An activation would go in here.
 template <class T, int V>
 __device__ __forceinline__ void store_lanes(T* to, const Accum<T> (&sum)[V]) {
   Pack<T, V> y;
@@ -179,6 +178,7 @@ __global__ void __launch_bounds__(kLineThreads, V == 1 ? 6 : 3) line_down_kernel
         }
       }
     }
+    activate<P * V>(g.activation, [&](int i) -> A& { return sum[i / V][i % V]; });
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       if (q + p < end) store_lanes<T, V>(out + (q + p) * out_step, sum[p]);

@@ -3,7 +3,7 @@
 
 // From a problem to the parameters and grid of the line kernels' gradients of the weight.
 #include "common/gpu.h"
-#include "ops/depthwise_conv/launch.cuh"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/line_plan.cuh"
 
 namespace fastconv::depthwise_conv {
@@ -132,12 +132,6 @@ void plan_line_gradient(const View& v, int tile, LinePlan& plan) {
   }
 }
 
-template <class T>
-cudaError_t both_stages(const LinePlan& plan, const Splits& splits, cudaStream_t stream) {
-  const cudaError_t error = launch_line_gradient<T>(plan, stream);
-  return error != cudaSuccess ? error : add_splits<T>(splits, stream);
-}
-
 }  // namespace
 
 int64_t line_workspace(const View& v, int tile) {
@@ -160,17 +154,9 @@ cudaError_t line_gradient(const Backward& p, const View& v, int tile, cudaStream
   };
   const int64_t count = lines_of(v).rows ? fill(plan.rows_gradient) : fill(plan.down_gradient);
   const Splits splits{p.channels, p.taps(), count, p.workspace, p.dw, p.db};
-  switch (p.dtype) {
-    case Dtype::kFloat32:
-      return both_stages<float>(plan, splits, stream);
-    case Dtype::kFloat64:
-      return both_stages<double>(plan, splits, stream);
-    case Dtype::kFloat16:
-      return both_stages<gpu::half>(plan, splits, stream);
-    case Dtype::kBFloat16:
-      return both_stages<gpu::bfloat16>(plan, splits, stream);
-  }
-  return cudaErrorInvalidValue;
+  return run_both_stages(p.dtype, splits, stream, [&](auto zero) {
+    return launch_line_gradient<decltype(zero)>(plan, stream);
+  });
 }
 
 }  // namespace fastconv::depthwise_conv

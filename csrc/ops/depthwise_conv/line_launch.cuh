@@ -39,6 +39,7 @@ struct LineRows {
   void* out;
   LineStrides in_strides, out_strides;
   LineFilter filter;
+  Activation activation;
   int in_size, out_size;
   int first, shift, chunks;
   bool vectors;  // inputs are aligned in this way; otherwise they are read one by one
@@ -74,6 +75,7 @@ struct LineDown {
   void* out;
   LineStrides in_strides, out_strides;
   LineFilter filter;
+  Activation activation;
   int in_size, out_size;
   bool channel_lanes;
   int channels, fast, slots, block_fast, block_slots;
@@ -111,8 +113,8 @@ struct LinePlan {
 };
 
 // For tiles that are lines and fit.
-cudaError_t line(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream);
+cudaError_t line(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream);
 cudaError_t line_gradient(const Backward& p, const View& v, int tile, cudaStream_t stream);
 int64_t line_workspace(const View& v, int tile);
 

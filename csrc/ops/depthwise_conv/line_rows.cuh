@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kLineThreads, sizeof(T) == 8 ? 6 : 8)
 #pragma unroll
       for (int p = 0; p < V; ++p) x[p] = x[V + p];
     }
-    store_run<T, V>(out, o, g.out_size, sum);
+    store_run<T, V>(out, o, g.out_size, g.activation, sum);
   }
 }
 
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kLineThreads, 4)
     } else {
       t.template add<true>(taps, x_there, dy_there, filter, g.with_input, sum);
     }
-    if (g.with_input) store_run<T, V>(dx_row, at, g.in_size, sum);
+    if (g.with_input) store_run<T, V>(dx_row, at, g.in_size, Activation::kNone, sum);
   }
 
   const int warp = threadIdx.x / 32;

@@ -3,7 +3,7 @@
 
 // From a problem to the parameters and grid of the walking kernels.
 #include "common/gpu.h"
-#include "ops/depthwise_conv/launch.cuh"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/walk_plan.cuh"
 
 namespace fastconv::depthwise_conv {
@@ -82,31 +82,20 @@ WalkPlan plan_walk(const View& v, int tile) {
   return plan;
 }
 
-template <class T>
-cudaError_t launch(const WalkPlan& plan, cudaStream_t stream) {
-  return plan.planes ? launch_walk_planes<T>(plan, stream) : launch_walk<T>(plan, stream);
-}
-
 }  // namespace
 
-cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream) {
+cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream) {
   WalkPlan plan = plan_walk(v, tile);
   plan.walk.in = in;
   plan.walk.weight = weight;
   plan.walk.bias = bias;
+  plan.walk.activation = activation;
   plan.walk.out = out;
-  switch (v.problem.dtype) {
-    case Dtype::kFloat32:
-      return launch<float>(plan, stream);
-    case Dtype::kFloat64:
-      return launch<double>(plan, stream);
-    case Dtype::kFloat16:
-      return launch<gpu::half>(plan, stream);
-    case Dtype::kBFloat16:
-      return launch<gpu::bfloat16>(plan, stream);
-  }
-  return cudaErrorInvalidValue;
+  return for_dtype(v.problem.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return plan.planes ? launch_walk_planes<T>(plan, stream) : launch_walk<T>(plan, stream);
+  });
 }
 
 }  // namespace fastconv::depthwise_conv

@@ -43,18 +43,22 @@ __device__ __forceinline__ void stage_filters(const Walk& g, int first_fast, int
 }
 
 // Blocks that must fit on a multiprocessor: what bounds the registers.
-template <class T, int V, int K, int kDown, int kUp>
-constexpr int kWalkBlocks = K == 7   ? (V * sizeof(Accum<T>) > 4 ? 2 : 3)
-                            : V == 8 ? 2
-                            : V > 1
-                                ? (sizeof(T) == 8 || (kDown * kUp == 1 && sizeof(T) * K > 6) ? 3
-                                                                                             : 4)
-                            : K == 5 ? (sizeof(T) == 8 ? 3 : 4)
-                                     : (sizeof(T) == 8 ? 5 : 6);
+template <class T, int V, int K, int kDown, int kUp, int P, bool kRuns>
+constexpr int walk_blocks() {
+  if (K == 7) return V * sizeof(Accum<T>) > 4 ? 2 : 3;
+  if (V == 8) return 2;
+  if (V > 1) return sizeof(T) == 8 || (kDown * kUp == 1 && sizeof(T) * K > 6) ? 3 : 4;
+  if (K == 5) return sizeof(T) == 8 ? 3 : 4;
+  if (sizeof(T) == 8) return 5;
+  // Rows as vectors have few bytes under way and need the warps: without a bound, the temporaries
+  // of an activation would take up to eight registers more than all else.
+  if (kRuns && kUp == 1) return P == 8 ? 8 : sizeof(T) * kDown == 2 ? 10 : 9;
+  return 6;
+}
 
 // kRuns: the tensors' rows are contiguous and aligned, and the padding along them is (K - 1) / 2.
 template <class T, int V, int K, int kDown, int kUp, int P, bool kRuns>
-__global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp>))
+__global__ void __launch_bounds__(kWalkThreads, (walk_blocks<T, V, K, kDown, kUp, P, kRuns>()))
     walk_kernel(const Walk g) {
   using A = Accum<T>;
   using Taps = WalkTaps<K, kDown, kUp, P, kRuns ? (K - 1) / 2 : 0>;
@@ -193,7 +197,9 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBlocks<T, V, K, kDown, kUp
 #pragma unroll
     for (int e = 0; e < kUp; ++e, ++out_row, to += g.out_row) {
       if (kUp > 1 && (out_row < 0 || out_row >= g.rows.out)) continue;
-      store_row<T, V, kOutputs, kRuns>(to, out_column, stores, sum[kAges - 1][e]);
+      // None follows a gradient, and only gradients have an upward stride.
+      const Activation activation = kUp == 1 ? g.activation : Activation::kNone;
+      store_row<T, V, kOutputs, kRuns>(to, out_column, stores, activation, sum[kAges - 1][e]);
     }
   }
 }

@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kWalkThreads, (kWalkBackwardBlocks<T, V, K>))
         t.template add_weight<false>(alive);
       }
       if (i < begin + K - 1) continue;
-      store_row<T, V, P, kRuns>(dx, dx_column, t.outputs, t.dx[K - 1]);
+      store_row<T, V, P, kRuns>(dx, dx_column, t.outputs, Activation::kNone, t.dx[K - 1]);
       dx += g.dx_strides.sp[1];
     }
   }

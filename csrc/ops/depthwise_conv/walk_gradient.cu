@@ -3,7 +3,7 @@
 
 // From a problem to the parameters and grid of the walking kernels' gradients of the weight.
 #include "common/gpu.h"
-#include "ops/depthwise_conv/launch.cuh"
+#include "ops/depthwise_conv/dispatch.cuh"
 #include "ops/depthwise_conv/walk_plan.cuh"
 
 namespace fastconv::depthwise_conv {
@@ -121,12 +121,6 @@ cudaError_t launch(const WalkBackwardPlan& plan, cudaStream_t stream) {
   return launch_walk_backward<T>(plan, stream);
 }
 
-template <class T, class Plan>
-cudaError_t both_stages(const Plan& plan, const Splits& splits, cudaStream_t stream) {
-  const cudaError_t error = launch<T>(plan, stream);
-  return error != cudaSuccess ? error : add_splits<T>(splits, stream);
-}
-
 template <class Plan>
 cudaError_t run(const BackwardWeight& p, Plan& plan, cudaStream_t stream) {
   plan.walk.x = p.x;
@@ -134,17 +128,8 @@ cudaError_t run(const BackwardWeight& p, Plan& plan, cudaStream_t stream) {
   plan.walk.partial = p.workspace;
   plan.walk.with_bias = p.db != nullptr;
   const Splits splits{p.channels, p.taps(), plan.walk.splits, p.workspace, p.dw, p.db};
-  switch (p.dtype) {
-    case Dtype::kFloat32:
-      return both_stages<float>(plan, splits, stream);
-    case Dtype::kFloat64:
-      return both_stages<double>(plan, splits, stream);
-    case Dtype::kFloat16:
-      return both_stages<gpu::half>(plan, splits, stream);
-    case Dtype::kBFloat16:
-      return both_stages<gpu::bfloat16>(plan, splits, stream);
-  }
-  return cudaErrorInvalidValue;
+  return run_both_stages(p.dtype, splits, stream,
+                         [&](auto zero) { return launch<decltype(zero)>(plan, stream); });
 }
 
 }  // namespace

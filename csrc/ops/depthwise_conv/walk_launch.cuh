@@ -33,6 +33,7 @@ struct Walk {
   int channels;
   bool channels_last;
   bool flip;  // the filter, for the gradient of stride 1
+  Activation activation;
   // Threads: `fast` of them (packs of channels, or strips of columns) times `slots` (strips, or
   // channels, times planes of images), in blocks of block_fast times block_slots.
   int fast, slots, block_fast, block_slots;
@@ -107,8 +108,8 @@ template <class T>
 cudaError_t launch_walk_backward(const WalkBackwardPlan& plan, cudaStream_t stream);
 
 // The launcher, for a tile that walks and fits.
-cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias, void* out,
-                 int tile, cudaStream_t stream);
+cudaError_t walk(const View& v, const void* in, const void* weight, const void* bias,
+                 Activation activation, void* out, int tile, cudaStream_t stream);
 
 template <class T>
 cudaError_t launch_walk(const WalkPlan& plan, cudaStream_t stream);

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kWalkThreads, V > 1 || sizeof(T) == 8 ? 3 : 4)
       }
     }
     if (i < begin + K - 1) continue;
-    store_row<T, V, P, kRuns>(to, out_column, stores, sum[K - 1]);
+    store_row<T, V, P, kRuns>(to, out_column, stores, g.activation, sum[K - 1]);
     to += g.out_row;
   }
 }

@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "common/activation.cuh"
 #include "common/gpu.h"
 #include "ops/depthwise_conv/geometry.cuh"
 #include "ops/depthwise_conv/walk_tiles.h"
@@ -122,10 +123,11 @@ struct WalkRow<T, 1, Taps, kStrip, true> {
   }
 };
 
-// Stores a row of outputs, those in `bits`, `column` bytes apart.  An activation would go in here.
+// Stores a row of outputs, those in `bits`, `column` bytes apart, from sums that are done with.
 template <class T, int V, int kOutputs, bool kRuns>
-__device__ __forceinline__ void store_row(T* to, int column, uint32_t bits,
-                                          const Accum<T> (&sum)[kOutputs][V]) {
+__device__ __forceinline__ void store_row(T* to, int column, uint32_t bits, Activation activation,
+                                          Accum<T> (&sum)[kOutputs][V]) {
+  activate<kOutputs * V>(activation, [&](int i) -> Accum<T>& { return sum[i / V][i % V]; });
   if constexpr (kRuns) {
     constexpr int kVector = walk_vector(kOutputs, sizeof(T));
 #pragma unroll

@@ -88,6 +88,40 @@ __global__ void __launch_bounds__(256) copy_runs(const PackParams<Index> p) {
   }
 }
 
+// The same for runs of 16 bytes or more that no access of 16 bytes fits, as of planes of 7x7: a
+// thread puts 16 bytes of the output together, aligned there, from one run or the ends of two.  A
+// place is worked out once or twice for all of them instead of once for each unit.
+template <int kBytes, class Index>
+__global__ void __launch_bounds__(256) copy_long_runs(const PackParams<Index> p) {
+  using T = typename Unit<kBytes>::type;
+  constexpr Index kUnits = 16 / kBytes;
+  const Index missing = static_cast<Index>(reinterpret_cast<uintptr_t>(p.out) % 16 / kBytes);
+  const Index head = min(missing == 0 ? 0 : kUnits - missing, p.count);
+  const Index vectors = (p.count - head) / kUnits, tail = head + vectors * kUnits;
+  T* const out = reinterpret_cast<T*>(p.out);
+  // Units in front of the first whole vector and behind the last, fewer than two vectors.
+  if (blockIdx.x == 0 && threadIdx.x < head + (p.count - tail)) {
+    const Index n = threadIdx.x < head ? threadIdx.x : tail + (threadIdx.x - head);
+    const Index at = locate<Index>(p, n).in;
+    store_pack<T, 1>(out + n, load_pack<T, 1>(reinterpret_cast<const T*>(p.in + at)));
+  }
+  for (Index t = first_position<Index, 1>(); t < vectors; t += round_of_positions<Index, 1>()) {
+    const Index n = head + t * kUnits;
+    const Index run = p.size[0].divide(n);
+    const Index left = p.size[0].d - (n - run * p.size[0].d);  // of this run
+    const char* const from = p.in + locate<Index>(p, n).in;
+    const char* next = from;
+    if (left < kUnits) next = p.in + locate<Index>(p, n + left).in - left * kBytes;
+    Pack<T, kUnits> pack;
+#pragma unroll
+    for (Index i = 0; i < kUnits; ++i) {
+      const char* const unit = (i < left ? from : next) + i * kBytes;
+      pack.v[i] = load_pack<T, 1>(reinterpret_cast<const T*>(unit)).v[0];
+    }
+    store_pack<T, kUnits>(out + n, pack);
+  }
+}
+
 // A pack of kLanes elements of each of kPieces rows: kLanes * kPieces elements side by side in one
 // tensor, kPieces pieces of kLanes elements in the other.
 template <int kElement, int kPieces, int kLanes, bool kInterleave, int kPerThread, class Index>

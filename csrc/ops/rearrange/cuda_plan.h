@@ -58,6 +58,7 @@ struct PackParams {
 struct PackPlan {
   Copy copy;        // the axes that positions run over; the pack is taken off
   int64_t bytes;    // of a pack
+  int64_t run;      // kRuns: bytes that are contiguous in both tensors
   int element;      // kRegisters
   int pieces;       // kRegisters: 2 or 4; 0 for kRuns
   bool interleave;  // the pieces are apart in the input
@@ -82,12 +83,13 @@ inline int64_t aligned_bytes(const Copy& copy, const void* base, Stride stride, 
 
 // `copy` is coalesced.
 inline PackPlan plan_runs(const Copy& copy) {
-  PackPlan plan{copy, 0, 0, 0, false, {}};
+  PackPlan plan{copy, 0, 0, 0, 0, false, {}};
   const int64_t run = take_run(plan.copy);
   int64_t bytes = largest_power_of_two(run, 16);
   bytes = aligned_bytes(plan.copy, copy.in, &Axis::in, -1, bytes);
   bytes = aligned_bytes(plan.copy, copy.out, &Axis::out, -1, bytes);
   plan.bytes = bytes;
+  plan.run = run;
   if (run > bytes) plan.copy.axis[plan.copy.rank++] = {run / bytes, bytes, bytes};
   return plan;
 }
@@ -124,7 +126,7 @@ inline bool take_pieces(PackPlan& plan, Stride dense, Stride apart) {
 
 // `copy` is coalesced.  False where rows do not come in twos or fours of small elements.
 inline bool plan_registers(const Copy& copy, bool interleave, PackPlan& plan) {
-  plan = {copy, 0, static_cast<int>(copy.element), 0, interleave, {}};
+  plan = {copy, 0, 0, static_cast<int>(copy.element), 0, interleave, {}};
   const Stride dense = interleave ? &Axis::out : &Axis::in;
   const Stride apart = interleave ? &Axis::in : &Axis::out;
   if (!take_pieces(plan, dense, apart)) return false;

@@ -17,6 +17,13 @@ inline dim3 grid_for(int64_t count, int64_t per_block) {
 template <int kBytes, class Index>
 cudaError_t launch_runs(const PackPlan& plan, cudaStream_t stream) {
   const PackParams<Index> p = pack_params<Index>(plan);
+  if constexpr (kBytes <= 4) {
+    if (plan.run >= 16) {
+      const auto vectors = static_cast<int64_t>(p.count) * kBytes / 16;
+      return FASTCONV_LAUNCH((copy_long_runs<kBytes, Index>), grid_for(vectors + 1, kThreads),
+                             dim3(kThreads), 0, stream, p);
+    }
+  }
   return FASTCONV_LAUNCH((copy_runs<kBytes, kPerThread, Index>),
                          grid_for(static_cast<int64_t>(p.count), kThreads * kPerThread),
                          dim3(kThreads), 0, stream, p);
