@@ -33,56 +33,73 @@ FASTCONV_INLINE VecF32 at_most(VecF32 x, VecF32 high) {
 FASTCONV_INLINE VecF64 at_least(VecF64 x, VecF64 low) { return select(x < low, low, x); }
 FASTCONV_INLINE VecF64 at_most(VecF64 x, VecF64 high) { return select(x > high, high, x); }
 
-// e^(x + low) for -128 <= x <= 0 and |low| < 2^-4, as value * rest.  The value is a normal number,
-// and so may be what it is multiplied by; `rest` is a power of two that carries the result into
-// the subnormal numbers, so that it is rounded there once.
+// e^(x + low) for -128 <= x <= 0 and |low| < 2^-4, as power * 2^n.
 struct Exponential {
-  VecF32 value, rest;
+  VecF32 power, n;
+
+  // v * 2^n, rounded once, at the end, where that is subnormal.
+  FASTCONV_INLINE VecF32 scaled(VecF32 v) const {
+#if FASTCONV_LEVEL >= 2
+    return (VecF32)_mm512_scalef_ps((__m512)v, (__m512)n);
+#else
+    const VecF32 normal = at_least(n, set1<float>(-110.0f));
+    return v * two_to(normal) * two_to(n - normal);
+#endif
+  }
+  // To be added to 1: below 2^-110 it may be anything that small.
+  FASTCONV_INLINE VecF32 value() const {
+#if FASTCONV_LEVEL >= 2
+    return scaled(power);
+#else
+    return power * two_to(at_least(n, set1<float>(-110.0f)));
+#endif
+  }
+  FASTCONV_INLINE void make_zero(VecI32 mask) { power = select(mask, VecF32{}, power); }
+
+ private:
+  static FASTCONV_INLINE VecF32 two_to(VecF32 exponent) {
+    return (VecF32)(((VecI32)(exponent + set1<float>(12582912.0f)) << 23) + 0x3f800000);
+  }
 };
-// With n ln 2 + r for the exponent, |r| < 0.41, the series of e^r is cut off after r^8 / 8!, short
-// of r^9 / 9! < 1e-9, a fiftieth of a unit.
+// With n ln 2 + r for the exponent, |r| < 0.347, e^r is a polynomial with a relative error of 0.07
+// * 2^-24.
 template <bool kLow>
 FASTCONV_INLINE Exponential exponential(VecF32 x, VecF32 low) {
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
   const VecF32 magic = set1<float>(12582912.0f);
-  const VecF32 n = fma(x, set1<float>(0x1.715476p0f), magic) - magic;  // x / ln 2
+  const VecF32 n = fma(kLow ? x + low : x, set1<float>(0x1.715476p0f), magic) - magic;  // / ln 2
   // The upper part of ln 2 has 16 bits, so its product with n is exact.
   VecF32 r = fma(n, set1<float>(-0x1.62e4p-1f), x);
   r = fma(n, set1<float>(-0x1.7f7d1cp-20f), r);
   if constexpr (kLow) r += low;
-  VecF32 series = set1<float>(1.0f / 40320);
-  constexpr float kTerms[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
+  VecF32 series = set1<float>(0x1.6a2318p-10f);
+  constexpr float kTerms[] = {0x1.123a8ep-7f, 0x1.5558f6p-5f, 0x1.55549p-3f, 0x1.fffffcp-2f};
   for (const float term : kTerms) series = fma(series, r, set1<float>(term));
   // 1 + (r + r^2 ...): only the last addition rounds at the size of the result.
-  const VecF32 power = fma(series, r * r, r) + set1<float>(1.0f);
-  const VecF32 normal = at_least(n, set1<float>(-110.0f));
-  const auto two_to = [&](VecF32 exponent) {
-    return (VecF32)(((VecI32)(exponent + magic) << 23) + 0x3f800000);
-  };
-  return {power * two_to(normal), two_to(n - normal)};
+  return {fma(series, r * r, r) + set1<float>(1.0f), n};
 }
 
 FASTCONV_INLINE VecF32 magnitude_of(VecF32 x) { return (VecF32)((VecI32)x & 0x7fffffff); }
 
-// The logistic function of z is z < 0 ? e * rest * part : part, with e * rest = e^-|z| and part =
-// 1 / (1 + e): no digits are lost to 1 + e^-z where that is large.
+// The logistic function of z is z < 0 ? e * part : part, with e = e^-|z| and part = 1 / (1 + e): no
+// digits are lost to 1 + e^-z where that is large.
 FASTCONV_INLINE Exponential silu_exponential(VecF32 z) {
   // Below -110, z * e^z is less than half the smallest number.
-  const VecF32 lowest = set1<float>(-110.0f), x = -magnitude_of(z);
-  const Exponential e = exponential<false>(at_least(x, lowest), VecF32{});
-  return {e.value, select(x < lowest, VecF32{}, e.rest)};
+  const VecF32 lowest = set1<float>(-110.0f), x = (VecF32)((VecI32)z | INT32_MIN);  // -|z|
+  Exponential e = exponential<false>(at_least(x, lowest), VecF32{});
+  e.make_zero(x < lowest);
+  return e;
 }
 FASTCONV_INLINE VecF32 silu(VecF32 z) {
   const Exponential e = silu_exponential(z);
-  const VecF32 one = set1<float>(1.0f);
   const auto negative = z < VecF32{};
-  return select(negative, z * e.value, z) / (one + e.value) * select(negative, e.rest, one);
+  const VecF32 quotient = select(negative, z * e.power, z) / (set1<float>(1.0f) + e.value());
+  return select(negative, e.scaled(quotient), quotient);
 }
 // sigma(z) * (1 + z * sigma(-z))
 FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
-  const Exponential e = silu_exponential(z);
-  const VecF32 one = set1<float>(1.0f), part = one / (one + e.value);
-  const VecF32 other = part * e.value * e.rest;
+  const VecF32 e = silu_exponential(z).value();
+  const VecF32 one = set1<float>(1.0f), part = one / (one + e), other = part * e;
   const auto negative = z < VecF32{};
   return select(negative, other, part) * fma(z, select(negative, part, other), one);
 }
@@ -100,7 +117,7 @@ FASTCONV_INLINE Tail tail(VecF32 a) {
   // `top` has 12 digits, so that its square is exact: a^2 rounded once would be up to 2^-18 off.
   const VecF32 top = (VecF32)((VecI32)b & ~0xfff);
   Exponential e = exponential<true>(top * top * half, (b - top) * (b + top) * half);
-  e.rest = select(a > highest, VecF32{}, e.rest);
+  e.make_zero(a > highest);
   VecF32 over = set1<float>(0x1.102ec6p-8f), under = set1<float>(0x1.552076p-7f);
   constexpr float kOver[] = {0x1.4ee544p-5f, 0x1.78c456p-3f, 0x1.c1d336p-2f, 0.5f};
   constexpr float kUnder[] = {0x1.a3c12p-4f, 0x1.e2b854p-2f, 0x1.349e92p0f, 0x1.ad2bccp0f, 1.0f};
@@ -110,14 +127,14 @@ FASTCONV_INLINE Tail tail(VecF32 a) {
 }
 FASTCONV_INLINE VecF32 gelu(VecF32 z) {
   const Tail t = tail(magnitude_of(z));
-  const VecF32 q = t.e.value * t.over / t.under;
-  return select(z < VecF32{}, z * q * t.e.rest, z * (set1<float>(1.0f) - q * t.e.rest));
+  const VecF32 q = t.e.power * t.over / t.under;
+  return select(z < VecF32{}, t.e.scaled(z * q), z * (set1<float>(1.0f) - t.e.scaled(q)));
 }
 // P(N <= z) + z * density(z)
 FASTCONV_INLINE VecF32 gelu_slope(VecF32 z) {
   const VecF32 a = magnitude_of(z), root = set1<float>(0x1.988454p-2f);  // 1 / sqrt(2 pi)
   const Tail t = tail(a);
-  const VecF32 below = t.e.value * t.e.rest * (t.over / t.under - a * root);
+  const VecF32 below = t.e.value() * (t.over / t.under - a * root);
   return select(z < VecF32{}, below, set1<float>(1.0f) - below);
 }
 
@@ -171,13 +188,18 @@ FASTCONV_INLINE V fraction() {
   return (1 - V{}) / (N - V{});
 }
 
+template <class V>
+FASTCONV_INLINE V hardswish(V z, V three, V zero, V six, V sixth) {
+  return z * (at_most(at_least(z + three, zero), six) * sixth);  // 6 / 6 comes out as 1
+}
+
 template <Activation K, class V>
 FASTCONV_INLINE V activate(V z) {
   const V zero{}, six = 6 - V{};
   if constexpr (K == Activation::kRelu) return at_least(z, zero);
   if constexpr (K == Activation::kRelu6) return at_most(at_least(z, zero), six);
   if constexpr (K == Activation::kHardswish) {
-    return z * (at_most(at_least(z + 3, zero), six) * fraction<6, V>());  // 6 / 6 comes out as 1
+    return hardswish(z, 3 - V{}, zero, six, fraction<6, V>());
   }
   if constexpr (K == Activation::kSilu) return silu(z);
   if constexpr (K == Activation::kGelu) return gelu(z);

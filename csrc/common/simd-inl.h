@@ -222,6 +222,22 @@ FASTCONV_INLINE VecF32 load_n(const f16* p, int n) { return load_half_n(p, n); }
 FASTCONV_INLINE void store_n(bf16* p, VecF32 v, int n) { store_half_n(p, v, n); }
 FASTCONV_INLINE void store_n(f16* p, VecF32 v, int n) { store_half_n(p, v, n); }
 
+// As it would be after a store and a load.
+template <class T>
+FASTCONV_INLINE Vec<Accum<T>> rounded(Vec<Accum<T>> v) {
+  if constexpr (sizeof(T) == sizeof(Accum<T>)) {
+    return v;
+  } else {
+#if FASTCONV_LEVEL >= 1
+    return widen(narrow(v, T{}), T{});
+#else
+    T lanes[kLanes<float>];
+    store(lanes, v);
+    return load(lanes);
+#endif
+  }
+}
+
 // A load without a branch, or zero; where masks are cheap nothing is read then.
 template <class T>
 FASTCONV_INLINE Vec<Accum<T>> load_if(bool on, const T* p) {

@@ -104,7 +104,9 @@ inline std::vector<Case> table() {
     add(dtype, 2, 1, axis(60, 3, 1, 1, 1, 1), axis(130, 3, 1, 1, 1, 1));
     add(dtype, 21, 2, axis(7, 3, 2, 1, 1, 1), axis(9, 3, 2, 1, 1, 1));
     add(dtype, 3, 1, axis(9, 5, 1, 2, 4, 4), axis(40, 3, 1, 1, 1, 1));
-    for (size_t i = cases.size() - 8; i < cases.size(); ++i) {
+    add(dtype, 19, 1, axis(11, 5, 1, 1, 2, 2), axis(13, 1, 1, 1, 0, 0));
+    add(dtype, 34, 1, axis(9, 3, 2, 1, 1, 1), axis(11, 3, 2, 1, 1, 1));
+    for (size_t i = cases.size() - 12; i < cases.size(); ++i) {
       cases[i].activation = static_cast<Activation>(which % 5 + 1);
     }
   }

@@ -58,8 +58,7 @@ FASTCONV_INLINE void channels(const Params& p, int64_t batch, int64_t c, int n) 
               : gather(x + (from - p.state_length) * p.x_strides.time, p.x_strides.channel, n);
       sum = fma(gather(w + j * p.weight_tap, p.weight_channel, n), v, sum);
     }
-    with_activation(p.activation,
-                    [&](auto k) { sum = activate<decltype(k)::kActivation>(sum); });
+    with_activation(p.activation, [&](auto k) { sum = activate<decltype(k)::kActivation>(sum); });
     scatter(y + t * p.y_strides.time, p.y_strides.channel, sum, n);
   }
   // Every element comes from a later place, so that this order overwrites none too early.

@@ -181,15 +181,9 @@ TORCH_LIBRARY_FRAGMENT(fastconv, m) {
       "SymInt[] padding, SymInt[] dilation, str activation, int tile=-1) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 }
-TORCH_LIBRARY_IMPL(fastconv, Meta, m) {
-  m.impl("depthwise_conv_act", TORCH_FN(forward));
-}
-TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("depthwise_conv_act", TORCH_FN(forward));
-}
-TORCH_LIBRARY_IMPL(fastconv, CUDA, m) {
-  m.impl("depthwise_conv_act", TORCH_FN(forward));
-}
+TORCH_LIBRARY_IMPL(fastconv, Meta, m) { m.impl("depthwise_conv_act", TORCH_FN(forward)); }
+TORCH_LIBRARY_IMPL(fastconv, CPU, m) { m.impl("depthwise_conv_act", TORCH_FN(forward)); }
+TORCH_LIBRARY_IMPL(fastconv, CUDA, m) { m.impl("depthwise_conv_act", TORCH_FN(forward)); }
 TORCH_LIBRARY_IMPL(fastconv, Autograd, m) {
   m.impl("depthwise_conv_act", TORCH_FN(forward_autograd));
 }

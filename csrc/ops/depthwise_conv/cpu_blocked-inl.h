@@ -119,12 +119,15 @@ BlockSizes block_sizes(const Correlation& p) {
 }
 
 // The sub-problem of one block, in scratch; its weights are packed from the real problem.
-template <class A>
+template <class T>
 Correlation block_problem(const Correlation& p, int64_t channels) {
+  using A = Accum<T>;
   Correlation q = p;
   q.dtype = sizeof(A) == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
-  q.prefetch = false;                // the strip is in cache already
-  q.activation = Activation::kNone;  // it follows in the tensor itself
+  q.prefetch = false;  // the strip is in cache already
+  // Others follow.
+  q.activation =
+      p.window ? brief<T, Tile::kTight>(p.activation) : brief<T, Tile::kRoomy>(p.activation);
   q.out_channels = channels;
   q.in_channels = channels * p.fan_in / p.fan_out;
   return q;
@@ -134,7 +137,7 @@ template <class T>
 int64_t blocked_scratch_of(const Correlation& p) {
   using A = Accum<T>;
   const BlockSizes s = block_sizes<A>(p);
-  return ChannelScratch<A>::bytes(block_problem<A>(p, p.channel_block)) +
+  return ChannelScratch<A>::bytes(block_problem<T>(p, p.channel_block)) +
          (s.in_pixels * s.in_pitch + s.out_pixels * s.out_pitch) * static_cast<int64_t>(sizeof(A));
 }
 
@@ -145,7 +148,7 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
   A* x = static_cast<A*>(scratch);
   A* y = x + size.in_pixels * size.in_pitch;
   ChannelScratch<A> s;
-  s.carve(block_problem<A>(p, p.channel_block),
+  s.carve(block_problem<T>(p, p.channel_block),
           reinterpret_cast<char*>(y + size.out_pixels * size.out_pitch));
   int64_t packed_block = -1;
   for (int64_t i = begin; i < end; ++i) {
@@ -155,7 +158,7 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
       s.finite = pack_weights<T>(p, task.c0 * p.fan_in, channels * p.fan_in, s);
       packed_block = task.block;
     }
-    Correlation q = block_problem<A>(p, channels);
+    Correlation q = block_problem<T>(p, channels);
     const Window w = read_window(p.axis, {task.z0, task.y0, task.x0}, {task.z1, task.y1, task.x1});
     const int64_t out[] = {task.z1 - task.z0, task.y1 - task.y0, task.x1 - task.x0};
     q.x_strides = block_strides(w.size, size.in_pitch);
@@ -173,20 +176,12 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
                                                    y - pixel_offset(q.y_strides, first_out));
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
-    // Sums of the tensor's own type are finished here, where they lie one behind the other.
-    const bool early = sizeof(T) == sizeof(A);
-    if (early && p.activation != Activation::kNone) {
+    // What the kernels have left is done here, where sums lie one behind the other.
+    if (p.activation != q.activation) {
       const int64_t pixels = out[0] * out[1] * out[2];
-      finish_all<A>(p.activation, {y, y, nullptr, 1, 0, pixels, size.out_pitch, channels});
+      finish_all<A, T>(p.activation, {y, y, nullptr, 1, 0, pixels, size.out_pitch, channels});
     }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
-    if (early) continue;
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t z = 0; z < out[0]; ++z) {
-        finish_rows(p, target + c * p.y_strides.c + z * p.y_strides.sp[0], out[1],
-                    p.y_strides.sp[1], out[2]);
-      }
-    }
   }
 }
 

@@ -39,8 +39,9 @@ struct ChannelTile {
   TapRun run;             // taps along the row
   int64_t step;           // input columns per output column
   Vec<Accum<T>> bias;
-  int lanes;      // input channels to load, <= kLanes
-  VecI32 expand;  // fan_out > 1: input lane of each output lane
+  Activation activation;  // of sums in registers
+  int lanes;              // input channels to load, <= kLanes
+  VecI32 expand;          // fan_out > 1: input lane of each output lane
 };
 
 template <bool Partial, class T>
@@ -184,6 +185,7 @@ void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink
   Vec<Accum<T>> acc[Width];
   accumulate<Step, Width, Edge, Partial, L>(t, o, acc);
   if (t.prefetch) prefetch_next_row<Width>(t, o, sink);
+  finish_sums<T, Tile::kRoomy>(t.activation, acc);
 #pragma GCC unroll 16
   for (int i = 0; i < Width; ++i) {
     const int64_t at = (o + i) * sink.column_stride;

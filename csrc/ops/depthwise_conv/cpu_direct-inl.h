@@ -55,6 +55,7 @@ struct DirectBand {
   // first_inside <= x <= last_inside.
   int64_t first_inside, last_inside;
   Accum<T> bias;
+  Activation activation;  // of sums in registers
   T* y;
   int64_t y_row_stride;
 };
@@ -195,6 +196,7 @@ void direct_tile(const DirectBand<T>& t, int64_t x, int64_t left) {
   Vec<Accum<T>> acc[Rows][Vectors];
   fill(acc, t.bias);
   direct_sum<Rows, Vectors, Edge>(t, x, acc);
+  finish_sums<T, Tile::kRoomy>(t.activation, acc);
   store_tile(t, x, left, acc);
 }
 

@@ -169,6 +169,7 @@ class DirectTask {
     const TapRun columns = width.taps(0);
     band_.columns = columns;
     band_.width = width.in;
+    band_.activation = brief<T, Tile::kRoomy>(p.activation);
     band_.first_inside = -columns.offset;
     band_.last_inside = width.in - kV - columns.offset - (columns.count - 1) * columns.offset_step;
   }
@@ -224,7 +225,8 @@ class DirectTask {
         default:
           direct_columns<1>(band_, task_.x0, task_.x1);
       }
-      finish_rows(p_, band_.y + task_.x0, band.rows, band.y_row_stride, task_.x1 - task_.x0);
+      finish_rows<Tile::kRoomy>(p_, band_.y + task_.x0, band.rows, band.y_row_stride,
+                                task_.x1 - task_.x0);
     }
   }
 

@@ -35,7 +35,8 @@ struct RollingStrip {
   int64_t row_stride, height, width;  // of the input
   int64_t pad_rows, pad;              // rows and columns before the image
   float bias[2];
-  T* y;  // row 0, column 0
+  Activation activation;  // of sums in registers
+  T* y;                   // row 0, column 0
   int64_t y_row_stride;
   int64_t x_channel, y_channel, weight_channel;  // from one channel of a pair to the other
   int64_t y0, y1, x0, x1;                        // outputs
@@ -170,17 +171,22 @@ FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
   at.x += t.row_stride;
   ++at.row;
   if (++at.rows <= 0) return;
+  VecF32 done[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     constexpr int kOldest = (U + 1) % K;
-    VecF32 sum = s.sums[kOldest][v][0];
+    done[v] = s.sums[kOldest][v][0];
 #pragma GCC unroll 4
-    for (int part = 1; part < R::S; ++part) sum += s.sums[kOldest][v][part];
+    for (int part = 1; part < R::S; ++part) done[v] += s.sums[kOldest][v][part];
+  }
+  finish_sums<T, Tile::kTight>(t.activation, done);
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
     T* y = at.y + v * (R::kPaired ? t.y_channel : kLanes<float>);
     if (!R::kPaired && v + 1 < V) {
-      store(y, sum);
+      store(y, done[v]);
     } else {
-      store_range(y, sum, s.last);
+      store_range(y, done[v], s.last);
     }
   }
   if (t.y_ahead != 0) prefetch_vectors<V, true>(at.y + t.y_ahead);

@@ -33,6 +33,7 @@ class RollingTask {
     t_.row_stride = p.x_strides.sp[1];
     t_.height = height.in;
     t_.width = p.axis[2].in;
+    t_.activation = brief<T, Tile::kTight>(p.activation);
     t_.pad_rows = -height.taps(0).offset;
     t_.pad = -p.axis[2].taps(0).offset;
     t_.y_row_stride = p.y_strides.sp[1];
@@ -68,7 +69,7 @@ class RollingTask {
   // Output rows that are computed, and finished, at once.
   int64_t piece_rows(const Correlation::Task& task, int64_t channels) const {
     const int64_t rows = task.y1 - task.y0;
-    if (p_.activation == Activation::kNone) return rows;
+    if (t_.activation == p_.activation) return rows;
     const int64_t row = (task.x1 - task.x0) * channels * static_cast<int64_t>(sizeof(T));
     // A piece begins with the rows above it: not for fewer than eight times as many.
     const int64_t most = max_of(kPieceBytes / row, 8 * p_.axis[1].kernel);
@@ -88,7 +89,7 @@ class RollingTask {
     }
     T* y = t_.y + t_.y0 * t_.y_row_stride + t_.x0;
     for (int64_t c = 0; c < count; ++c, y += t_.y_channel) {
-      finish_rows(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
+      finish_rows<Tile::kTight>(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
     }
   }
 

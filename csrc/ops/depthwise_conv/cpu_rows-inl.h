@@ -98,7 +98,8 @@ struct RowTaps {
   const int32_t* column;      // staged offset of each kw tap, for output column 0
   const int32_t* tap;         // its index in the filter row
   int64_t kw;
-  int64_t output_row;  // elements between the staged rows of neighbouring output rows
+  int64_t output_row;     // elements between the staged rows of neighbouring output rows
+  Activation activation;  // of sums in registers
 };
 
 // acc[r][v] += sum over taps of w * stage[...]
@@ -137,6 +138,7 @@ void row_tile(const RowTaps<A>& t, int64_t column, int64_t count, A bias, Out* y
     for (int v = 0; v < Vectors; ++v) acc[r][v] = set1<A>(bias);
   }
   accumulate_rows<Rows, Vectors>(t, column, acc);
+  finish_sums<Out, Tile::kRoomy>(t.activation, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8

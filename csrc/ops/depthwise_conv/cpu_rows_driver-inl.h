@@ -173,6 +173,7 @@ class RowsTask {
     taps.column = s_.column;
     taps.tap = s_.tap;
     taps.output_row = height.step * stage_.row_pitch();
+    taps.activation = brief<T, Tile::kRoomy>(p_.activation);
     const int64_t in_row = t * height.step + run.offset;
     if (layout_.sparse) {
       stage_planes([&](int64_t i) { return in_row + i * run.offset_step; }, run.count);
@@ -209,7 +210,7 @@ class RowsTask {
       }
     }
     if (width.phases > 1) interleave(rows, pitch, y, row_stride);
-    finish_rows(p_, y + task_.x0, rows, row_stride, task_.x1 - task_.x0);
+    finish_rows<Tile::kRoomy>(p_, y + task_.x0, rows, row_stride, task_.x1 - task_.x0);
   }
 
   template <class Out>

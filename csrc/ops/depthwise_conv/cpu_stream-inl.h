@@ -79,6 +79,7 @@ void stream_tile(const WindowBlock<T>& b, const StreamTile& tile) {
         }
       }
     }
+    finish_sums<T, Tile::kTight>(t.activation, sums);
     T* const y = t.y + tile.y + at;
 #pragma GCC unroll 4
     for (int r = 0; r < N; ++r) {
@@ -127,7 +128,7 @@ void stream_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
       const bool inside =
           tile.rows == N && tile.columns == N && tile.rows_in == kAll && tile.columns_in == kAll;
       inside ? stream_tile<true>(b, tile) : stream_tile<false>(b, tile);
-      finish_pixels(*b.problem, t.y + tile.y, tile.rows, tile.columns, b.channels);
+      finish_pixels<Tile::kTight>(*b.problem, t.y + tile.y, tile.rows, tile.columns, b.channels);
     }
   }
 }

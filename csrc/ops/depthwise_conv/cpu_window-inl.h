@@ -40,6 +40,7 @@ struct SlidingWindow {
   int64_t y_row_stride, y_column_stride;
   int64_t x0, x1;  // output columns
   Vec<Accum<T>> bias;
+  Activation activation;   // of sums in registers
   bool finite;             // all weights
   int64_t ahead, y_ahead;  // elements by which to prefetch, or none
   int64_t newest_plane;    // the others have been read for the output plane before
@@ -201,10 +202,13 @@ FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& 
   }
   if (o < t.x0) return;
   T* y = out + o * t.y_column_stride;
+  constexpr int kDone = (U + 1) % S::kSlots;
+  Vec<Accum<T>> done[S::kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < S::kRows; ++r) {
-    store(y + r * t.y_row_stride, s.sums[r][(U + 1) % S::kSlots]);
-  }
+  for (int r = 0; r < S::kRows; ++r) done[r] = s.sums[r][kDone];
+  finish_sums<T, Tile::kTight>(t.activation, done);
+#pragma GCC unroll 8
+  for (int r = 0; r < S::kRows; ++r) store(y + r * t.y_row_stride, done[r]);
 }
 
 // The band of kRows output rows that starts at row y and reads from input row `row` on.

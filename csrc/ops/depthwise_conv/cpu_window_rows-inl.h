@@ -35,8 +35,8 @@ void window_block(const WindowBlock<T>& b, int64_t y) {
   // All channels at once: pixels lie one behind the other, while the vectors of one channel block
   // fall into few sets of L1.
   const SlidingWindow<T>& t = b.window;
-  finish_pixels(*b.problem, t.y + y * t.y_row_stride + t.x0 * t.y_column_stride, S::kRows,
-                t.x1 - t.x0, b.channels);
+  finish_pixels<Tile::kTight>(*b.problem, t.y + y * t.y_row_stride + t.x0 * t.y_column_stride,
+                              S::kRows, t.x1 - t.x0, b.channels);
 }
 
 // Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of

@@ -32,11 +32,10 @@ void check(const Tensor& z, const std::optional<Tensor>& grad_output) {
   TORCH_CHECK_NOT_IMPLEMENTED(is_arithmetic_dtype(z.scalar_type()),
                               "\"_activation\" not implemented for '", z.scalar_type(), "'");
   if (!grad_output) return;
-  TORCH_CHECK(grad_output->scalar_type() == z.scalar_type() &&
-                  grad_output->sym_sizes() == z.sym_sizes(),
-              "_activation_gradient: expected grad_output of size ", z.sym_sizes(), " and dtype ",
-              z.scalar_type(), ", but got ", grad_output->sym_sizes(), " and ",
-              grad_output->scalar_type());
+  TORCH_CHECK(
+      grad_output->scalar_type() == z.scalar_type() && grad_output->sym_sizes() == z.sym_sizes(),
+      "_activation_gradient: expected grad_output of size ", z.sym_sizes(), " and dtype ",
+      z.scalar_type(), ", but got ", grad_output->sym_sizes(), " and ", grad_output->scalar_type());
 }
 
 // ---- kernels ----
