@@ -106,9 +106,12 @@ class OwnPasses {
         g_(run.output(layout_, element_size(c.dtype))) {
     constexpr auto kRun = FASTCONV_ISA_TABLE(pointwise_run);
     for (const bool slope : {false, true}) {
-      const Pointwise p{c.dtype,   activation_,
-                        layout_.size[0], z_.data(),
-                        slope ? dy_.data() : nullptr, (slope ? g_ : y_).data()};
+      const Pointwise p{c.dtype,
+                        activation_,
+                        layout_.size[0],
+                        z_.data(),
+                        slope ? dy_.data() : nullptr,
+                        (slope ? g_ : y_).data()};
       run.in_pieces(p.tasks(), 0,
                     [&](int64_t begin, int64_t end, void*) { kRun.get()(p, begin, end); });
     }
