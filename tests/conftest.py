@@ -53,8 +53,10 @@ def rng(request):
 
 @pytest.fixture(autouse=True)
 def _restore_global_state(request):
-    """Seeds torch's own generator, and puts back what a test may leave behind."""
-    torch.manual_seed(SEED ^ zlib.crc32(request.node.name.encode()))
+    """Seeds the generators that all share, and puts back what a test may leave behind."""
+    seed = SEED ^ zlib.crc32(request.node.name.encode())
+    torch.manual_seed(seed)
+    random.seed(seed)
     threads = torch.get_num_threads()
     yield
     if torch.get_num_threads() != threads:

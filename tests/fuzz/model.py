@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import squeeze_target
+import torch
 import transpose_model
 from arguments import (
     FLOATS,
@@ -194,6 +195,15 @@ def pool(call: Call) -> list[Problem]:
     return found
 
 
+def _exists(sizes: tuple[int, ...]) -> bool:
+    """Whether torch has such a tensor: of an empty one's sizes the product may be too large."""
+    try:
+        torch.empty(sizes, device="meta")
+    except RuntimeError:
+        return False
+    return True
+
+
 def blocks(call: Call) -> list[Problem]:
     """space_to_depth, depth_to_space and the pixel shuffles."""
     found: list[Problem] = []
@@ -225,8 +235,12 @@ def blocks(call: Call) -> list[Problem]:
     sizes = [channels * volume] if to_depth else [n * b for n, b in zip(space, block, strict=True)]
     if volume >= 2**63 or max(sizes) >= 2**63:
         found.append(Problem((ValueError,), "64 bits", ours=True))
-    elif math.prod(max(n, 1) for n in (*x.shape[: -len(block) - 1], *sizes)) >= 2**63:
-        found.append(refused(""))  # sizes that fit, and strides of an empty tensor that do not
+    else:
+        rest = [n // b for n, b in zip(space, block, strict=True)]
+        sizes += rest if to_depth else []
+        channels_out = [] if to_depth else [channels // volume]
+        if not _exists((*x.shape[: -len(block) - 1], *channels_out, *sizes)):
+            found.append(refused(""))
     if to_depth and any(n % b for n, b in zip(space, block, strict=True)):
         found.append(refused("divisible"))
     if not to_depth and channels % volume:
