@@ -15,14 +15,16 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;
 
-// Whether tiles apply it.  Tight tiles have no register and no branch to spare for hardswish: 3x3
-// windows lost a tenth without any activation.  Where sums are rounded first, what does not commute
-// with that follows.
+// Whether tiles apply it.  Tight tiles have one register to spare for hardswish, which is enough
+// where constants come from memory: 3x3 windows that spilled lost a tenth without any activation.
+// Where sums are rounded first, what does not commute with that follows.
 enum class Tile { kRoomy, kTight };
+template <class T>
+constexpr bool kBroadcastsConstants = FASTCONV_LEVEL >= 2 && sizeof(Accum<T>) == 4;
 template <class T, Tile K>
 constexpr bool is_brief(Activation activation) {
   return activation == Activation::kRelu || activation == Activation::kRelu6 ||
-         (K == Tile::kRoomy && activation == Activation::kHardswish &&
+         ((K == Tile::kRoomy || kBroadcastsConstants<T>) && activation == Activation::kHardswish &&
           sizeof(T) == sizeof(Accum<T>));
 }
 template <class T, Tile K>
@@ -36,6 +38,21 @@ constexpr Activation brief(Activation activation) {
 template <class A>
 constexpr A kBriefConstants[] = {0, __builtin_inff(), 6, 3, A{1} / A{6}};
 
+#if FASTCONV_LEVEL >= 2
+// With one register beside `z`.  A NaN in z, which the bounds replace, comes back with the product.
+FASTCONV_INLINE void hardswish_in_place(VecF32& z, const float& three, const float& zero,
+                                        const float& six, const float& sixth) {
+  VecF32 t;
+  asm("vaddps %[three]%{1to16%}, %[z], %[t]\n\t"
+      "vmaxps %[zero]%{1to16%}, %[t], %[t]\n\t"
+      "vminps %[six]%{1to16%}, %[t], %[t]\n\t"
+      "vmulps %[sixth]%{1to16%}, %[t], %[t]\n\t"
+      "vmulps %[t], %[z], %[z]"
+      : [z] "+v"(z), [t] "=&v"(t)
+      : [three] "m"(three), [zero] "m"(zero), [six] "m"(six), [sixth] "m"(sixth));
+}
+#endif
+
 template <class T, Tile K, int N>
 FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]) {
   using A = Accum<T>;
@@ -44,6 +61,12 @@ FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]
   if (is_brief<T, K>(Activation::kHardswish) && activation == Activation::kHardswish) {
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
+#if FASTCONV_LEVEL >= 2
+      if constexpr (kBroadcastsConstants<T>) {
+        hardswish_in_place(sums[i], c[3], c[0], c[2], c[4]);
+        continue;
+      }
+#endif
       asm volatile("" : "+r"(c));
       sums[i] = hardswish(sums[i], set1<A>(c[3]), set1<A>(c[0]), set1<A>(c[2]), set1<A>(c[4]));
     }
@@ -118,12 +141,13 @@ __attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
   });
 }
 
-// Rows of neighbouring elements, from `y` on.
+// Rows of neighbouring elements, from `y` on, of several channels.
 template <Tile K, class T>
-FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t rows, int64_t row_stride,
+FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t channels,
+                                 int64_t channel_stride, int64_t rows, int64_t row_stride,
                                  int64_t length) {
   if (p.activation == Activation::kNone || is_brief<T, K>(p.activation)) return;
-  finish_all<T>(p.activation, {y, y, nullptr, rows, row_stride, 1, 0, length});
+  finish_all<T>(p.activation, {y, y, nullptr, channels, channel_stride, rows, row_stride, length});
 }
 // Pixels of neighbouring channels.
 template <Tile K, class T>

@@ -160,7 +160,7 @@ void flat_task(const Correlation& p, FlatScratch<T>& s, const Correlation::Task&
           rows - row >= kFlatRows && same_taps(t.rows, s.row_counts + i, p.taps, t.x_step);
       several ? flat_rows<kFlatRows, 2>(t) : flat_rows<1, 4>(t);
       const int64_t done = several ? kFlatRows : 1;
-      finish_rows<Tile::kRoomy>(p, t.y, done, t.y_step, t.length);
+      finish_rows<Tile::kRoomy>(p, t.y, 1, 0, done, t.y_step, t.length);
       row += done;
     }
   }
