@@ -7,12 +7,11 @@
 // None for anything else; the caller then asks torch.ops, which knows what to do or to raise.
 #pragma once
 
-#include <torch/csrc/python_headers.h>
-
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/python_headers.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <cstdint>

@@ -56,6 +56,17 @@ FASTCONV_INLINE VecF32 fma_range(VecF32 a, VecF32 b, VecF32 c, const LaneRange<f
   return (VecF32)_mm512_mask3_fmadd_ps((__m512)a, (__m512)b, (__m512)c,
                                        static_cast<__mmask16>(r.mask));
 }
+// Every second lane of two vectors in a row, from the first or the second on.
+FASTCONV_INLINE VecF32 even_lanes(VecF32 low, VecF32 high) {
+  const __m512i index =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return (VecF32)_mm512_permutex2var_ps((__m512)low, index, (__m512)high);
+}
+FASTCONV_INLINE VecF32 odd_lanes(VecF32 low, VecF32 high) {
+  const __m512i index =
+      _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return (VecF32)_mm512_permutex2var_ps((__m512)low, index, (__m512)high);
+}
 // Lanes [Shift, Shift + lanes) of two vectors in a row.
 template <int Shift>
 FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {

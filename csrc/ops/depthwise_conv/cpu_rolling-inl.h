@@ -1,12 +1,15 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Contiguous (NCHW-like) correlation with small square filters, stride 1: vector lanes are output
-// columns, and a strip of up to 4 vectors rolls down the image.
+// Contiguous (NCHW-like) correlation with small square filters, stride 1 or 2: vector lanes are
+// output columns, and a strip of up to 4 vectors rolls down the image.
 //
 // Each input row is loaded once, V + 1 vectors for V outputs; the taps of a filter row are shifts
 // of their lanes.  The K output rows that it belongs to are under way in registers, and the oldest
 // is complete after it.  3x3, 4 vectors: 36 FMAs for 5 loads, 8 shifts and 4 stores.
+//
+// At stride 2 a step takes two input rows, of 2 V + 1 vectors, and first parts even columns from
+// odd ones.  3x3, 2 vectors: 18 FMAs for 10 loads, 10 permutations, 4 shifts and 2 stores.
 //
 // Images of one vector go in pairs of channels, which share the loop.
 #pragma once
@@ -59,13 +62,17 @@ FASTCONV_INLINE void prefetch_vectors(const T* p) {
 }
 
 // A strip's kind at compile time: V vectors side by side, or of V channels.
-template <int K_, int V_, bool Flat_, bool Paired_>
+template <int K_, int V_, bool Flat_, bool Paired_, int Step_>
 struct RollingShape {
-  static constexpr int K = K_, V = V_;
+  static constexpr int K = K_, V = V_, kStep = Step_;
+  static constexpr int kSlots = (K + kStep - 1) / kStep;  // output rows under way
+  static constexpr int kLoads = kStep * V + 1;            // vectors of an input row
   static constexpr bool kFlat = Flat_, kPaired = Paired_;
   // With few vectors one sum per output would be a chain of K FMAs per row, longer than the row
   // takes (3x3, one vector: 12 cycles and 4.5), so it has several parts.
-  static constexpr int S = V == 1 ? (K == 3 ? 3 : 2) : (V == 2 && K == 3 && !Paired_) ? 2 : 1;
+  static constexpr int S = V == 1                                         ? (K == 3 ? 3 : 2)
+                           : kStep == 2 || (V == 2 && K == 3 && !Paired_) ? 2
+                                                                          : 1;
   // 9 weights, or those of a pair, stay in registers beside the sums; more are broadcast from
   // memory, each for V FMAs.
   static constexpr bool kHold = Flat_ && K == 3;
@@ -75,10 +82,10 @@ struct RollingShape {
 
 template <class R>
 struct RollingState {
-  VecF32 sums[R::K][R::V][R::S];  // of the output rows under way
+  VecF32 sums[R::kSlots][R::V][R::S];  // of the output rows under way
   VecF32 weight[R::kHeld];
-  LaneRange<float> inside[R::V + 1];  // columns of the image, by vector
-  LaneRange<float> last;              // outputs of the last vector
+  LaneRange<float> inside[R::kLoads];  // columns of the image, by vector
+  LaneRange<float> last;               // outputs of the last vector
 };
 
 // Where a strip is.
@@ -90,20 +97,27 @@ struct RollingPlace {
   int64_t rows;  // output rows that are complete; at first less than none
 };
 
-// Filter column `C` of an input row.  U is the slot of the output row that starts with it.
-template <class R, int U, int C>
-FASTCONV_INLINE void rolling_taps(RollingState<R>& s, const VecF32 (&low)[R::V],
-                                  const VecF32 (&high)[R::V], const float* weight,
+// The columns of an input row that `V` vectors of outputs start with, by the remainder of their
+// number, and those that follow.
+template <class R>
+struct RollingRow {
+  VecF32 low[R::kStep][R::V], high[R::kStep][R::V];
+};
+
+// Filter column `C` of input row number `J` of a step.  U is the slot of the output row that starts
+// with the step.
+template <class R, int U, int J, int C>
+FASTCONV_INLINE void rolling_taps(RollingState<R>& s, const RollingRow<R>& row, const float* weight,
                                   int64_t weight_channel) {
   constexpr int K = R::K, V = R::V;
   VecF32 x[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
-    x[v] = shift_lanes<C>(low[v], high[v]);
+    x[v] = shift_lanes<C / R::kStep>(row.low[C % R::kStep][v], row.high[C % R::kStep][v]);
     pin(x[v]);
   }
 #pragma GCC unroll 8
-  for (int kh = 0; kh < K; ++kh) {
+  for (int kh = J; kh < K; kh += R::kStep) {
     VecF32 w;
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
@@ -113,68 +127,105 @@ FASTCONV_INLINE void rolling_taps(RollingState<R>& s, const VecF32 (&low)[R::V],
         w = set1<float>(weight[(R::kPaired ? v * weight_channel : 0) + kh * K + C]);
         pin(w);
       }
-      VecF32& sum = s.sums[(U - kh + K) % K][v][C % R::S];
+      VecF32& sum = s.sums[(U - kh / R::kStep + R::kSlots) % R::kSlots][v][C % R::S];
       sum = fma(x[v], w, sum);
     }
   }
 }
 
-template <class R, int U, int... C>
-FASTCONV_INLINE void rolling_row(RollingState<R>& s, const VecF32 (&low)[R::V],
-                                 const VecF32 (&high)[R::V], const float* weight,
+template <class R, int U, int J, int... C>
+FASTCONV_INLINE void rolling_row(RollingState<R>& s, const RollingRow<R>& row, const float* weight,
                                  int64_t weight_channel, Ints<C...>) {
-  (rolling_taps<R, U, C>(s, low, high, weight, weight_channel), ...);
+  (rolling_taps<R, U, J, C>(s, row, weight, weight_channel), ...);
 }
 
-// The vectors of an input row, and what follows each of them.
 template <class R, class T>
 FASTCONV_INLINE void rolling_load(const RollingStrip<T>& t, const RollingState<R>& s, const T* p,
-                                  VecF32 (&low)[R::V], VecF32 (&high)[R::V]) {
-  constexpr int V = R::V, kV = kLanes<float>;
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-    if constexpr (R::kPaired) {
-      low[v] = load_range(p + v * t.x_channel, s.inside[0]);
-      high[v] = load_range(p + v * t.x_channel + kV, s.inside[1]);
+                                  RollingRow<R>& row) {
+  constexpr int V = R::V, kV = kLanes<float>, kStep = R::kStep;
+  const auto part = [&row](int v, const VecF32* x, bool last) {
+    if constexpr (kStep == 1) {
+      row.low[0][v] = x[0];
+      row.high[0][v] = x[1];
     } else {
-      low[v] = v > 0 && v + 1 < V ? load(p + v * kV) : load_range(p + v * kV, s.inside[v]);
+      row.low[0][v] = even_lanes(x[0], x[1]);
+      row.low[1][v] = odd_lanes(x[0], x[1]);
+      if (!last) return;
+      row.high[0][v] = even_lanes(x[2], x[2]);
+      row.high[1][v] = odd_lanes(x[2], x[2]);
     }
-    pin(low[v]);
-  }
-  if constexpr (!R::kPaired) {
+  };
+  if constexpr (R::kPaired) {
 #pragma GCC unroll 8
-    for (int v = 0; v + 1 < V; ++v) high[v] = low[v + 1];
-    high[V - 1] = load_range(p + V * kV, s.inside[V]);
+    for (int v = 0; v < V; ++v) {
+      VecF32 x[kStep + 1];
+#pragma GCC unroll 4
+      for (int i = 0; i <= kStep; ++i) {
+        x[i] = load_range(p + v * t.x_channel + i * kV, s.inside[i]);
+      }
+      pin(x[0]);
+      part(v, x, true);
+    }
+  } else {
+    VecF32 x[R::kLoads];
+#pragma GCC unroll 16
+    for (int i = 0; i < R::kLoads; ++i) {
+      // Of a strip of several vectors all columns but those at its ends lie inside.
+      const bool whole = i >= kStep && i + kStep < R::kLoads - 1;
+      x[i] = whole ? load(p + i * kV) : load_range(p + i * kV, s.inside[i]);
+      if (i < R::kLoads - 1) pin(x[i]);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) part(v, x + v * kStep, v + 1 == V);
+    if constexpr (kStep > 1) {
+#pragma GCC unroll 8
+      for (int v = 0; v + 1 < V; ++v) {
+        row.high[0][v] = row.low[0][v + 1];
+        row.high[1][v] = row.low[1][v + 1];
+      }
+    }
   }
 }
 
-// One input row.
+// Input row number `J` of a step.
+template <class R, int U, int J, class T>
+FASTCONV_INLINE void rolling_input(const RollingStrip<T>& t, const RollingPlace<T>& at,
+                                   RollingState<R>& s) {
+  if (static_cast<uint64_t>(at.row + J) >= static_cast<uint64_t>(t.height)) return;
+  for (int64_t d = 0; d < (R::kFlat ? 1 : t.plane_count); ++d) {
+    RollingRow<R> row;
+    rolling_load(t, s, at.x + (R::kFlat ? 0 : t.planes[d].x) + J * t.row_stride, row);
+    rolling_row<R, U, J>(s, row, R::kFlat ? t.weight : t.weight + t.planes[d].weight,
+                         t.weight_channel, Count<R::K>());
+  }
+}
+
+// The input rows that an output row is the first to read.
 template <class R, int U, class T>
 FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
                                   RollingState<R>& s) {
-  constexpr int K = R::K, V = R::V;
+  constexpr int V = R::V;
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     s.sums[U][v][0] = set1<float>(t.bias[R::kPaired ? v : 0]);
 #pragma GCC unroll 4
     for (int part = 1; part < R::S; ++part) s.sums[U][v][part] = VecF32{};
   }
-  if (static_cast<uint64_t>(at.row) < static_cast<uint64_t>(t.height)) {
-    for (int64_t d = 0; d < (R::kFlat ? 1 : t.plane_count); ++d) {
-      VecF32 low[V], high[V];
-      rolling_load(t, s, R::kFlat ? at.x : at.x + t.planes[d].x, low, high);
-      rolling_row<R, U>(s, low, high, R::kFlat ? t.weight : t.weight + t.planes[d].weight,
-                        t.weight_channel, Count<K>());
+  rolling_input<R, U, 0>(t, at, s);
+  if constexpr (R::kStep > 1) rolling_input<R, U, 1>(t, at, s);
+  if (t.ahead != 0) {
+#pragma GCC unroll 2
+    for (int j = 0; j < R::kStep; ++j) {
+      prefetch_vectors<R::kStep * V, false>(at.x + t.ahead + j * t.row_stride);
     }
   }
-  if (t.ahead != 0) prefetch_vectors<V, false>(at.x + t.ahead);
-  at.x += t.row_stride;
-  ++at.row;
+  at.x += R::kStep * t.row_stride;
+  at.row += R::kStep;
   if (++at.rows <= 0) return;
   VecF32 done[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
-    constexpr int kOldest = (U + 1) % K;
+    constexpr int kOldest = (U + 1) % R::kSlots;
     done[v] = s.sums[kOldest][v][0];
 #pragma GCC unroll 4
     for (int part = 1; part < R::S; ++part) done[v] += s.sums[kOldest][v][part];
@@ -193,7 +244,8 @@ FASTCONV_INLINE void rolling_step(const RollingStrip<T>& t, RollingPlace<T>& at,
   at.y += t.y_row_stride;
 }
 
-// K rows, so that slots are constants.  False after the last one, which may fall within.
+// As many rows as there are slots, which are constants so.  False after the last one, which may
+// fall within.
 template <class R, class T, int... U>
 FASTCONV_INLINE bool rolling_turn(const RollingStrip<T>& t, RollingPlace<T>& at, RollingState<R>& s,
                                   int64_t rows, Ints<U...>) {
@@ -203,6 +255,7 @@ FASTCONV_INLINE bool rolling_turn(const RollingStrip<T>& t, RollingPlace<T>& at,
 template <class R, class T>
 void rolling_strip(const RollingStrip<T>& strip) {
   constexpr int K = R::K, V = R::V, kV = kLanes<float>, kSide = R::kPaired ? 1 : V;
+  constexpr int kStep = R::kStep;
   const RollingStrip<T> t = strip;  // a copy, which no store to y can change
   RollingState<R> s = {};
   if constexpr (R::kHold) {
@@ -217,33 +270,33 @@ void rolling_strip(const RollingStrip<T>& strip) {
     }
   }
 #pragma GCC unroll 8
-  for (int v = 0; v <= kSide; ++v) {
-    s.inside[v] = columns_inside<float>(t.x0 - t.pad + v * kV, t.width);
+  for (int v = 0; v <= kStep * kSide; ++v) {
+    s.inside[v] = columns_inside<float>(kStep * t.x0 - t.pad + v * kV, t.width);
   }
   s.last = lane_range<float>(0, static_cast<int>(t.x1 - t.x0 - (kSide - 1) * kV));
   RollingPlace<T> at;
-  at.row = t.y0 - t.pad_rows;
-  at.x = t.x + (R::kFlat ? t.planes->x : 0) + at.row * t.row_stride + t.x0 - t.pad;
+  at.row = kStep * t.y0 - t.pad_rows;
+  at.x = t.x + (R::kFlat ? t.planes->x : 0) + at.row * t.row_stride + kStep * t.x0 - t.pad;
   at.y = t.y + t.y0 * t.y_row_stride + t.x0;
-  at.rows = 1 - K;
-  while (rolling_turn(t, at, s, t.y1 - t.y0, Count<K>())) {
+  at.rows = 1 - R::kSlots;
+  while (rolling_turn(t, at, s, t.y1 - t.y0, Count<R::kSlots>())) {
   }
 }
 
 // A pair of channels whose rows are one vector.
-template <int K, class T>
+template <int K, int Step, class T>
 void rolling_pair(const RollingStrip<T>& t) {
   if (K == 3 && t.plane_count == 1) {
-    rolling_strip<RollingShape<K, 2, K == 3, true>>(t);
+    rolling_strip<RollingShape<K, 2, K == 3, true, Step>>(t);
   } else {
-    rolling_strip<RollingShape<K, 2, false, true>>(t);
+    rolling_strip<RollingShape<K, 2, false, true, Step>>(t);
   }
 }
 
 // Strips of as many vectors as leave the sums under way in registers.
-template <int K, bool Flat, class T>
+template <int K, bool Flat, int Step, class T>
 void rolling_strips(RollingStrip<T> t) {
-  constexpr int kV = kLanes<float>, kMost = K == 7 ? 3 : 4;
+  constexpr int kV = kLanes<float>, kMost = Step == 2 ? 2 : K == 7 ? 3 : 4;
   const int64_t end = t.x1;
   int64_t vectors = ceil_div(end - t.x0, kV);
   for (int64_t strips = ceil_div(vectors, kMost); strips > 0; --strips) {
@@ -251,28 +304,28 @@ void rolling_strips(RollingStrip<T> t) {
     t.x1 = min_of(end, t.x0 + v * kV);
     switch (v) {
       case 1:
-        rolling_strip<RollingShape<K, 1, Flat, false>>(t);
+        rolling_strip<RollingShape<K, 1, Flat, false, Step>>(t);
         break;
       case 2:
-        rolling_strip<RollingShape<K, 2, Flat, false>>(t);
+        rolling_strip<RollingShape<K, 2, Flat, false, Step>>(t);
         break;
       case 3:
-        rolling_strip<RollingShape<K, 3, Flat, false>>(t);
+        if constexpr (kMost >= 3) rolling_strip<RollingShape<K, 3, Flat, false, Step>>(t);
         break;
       default:
-        if constexpr (kMost >= 4) rolling_strip<RollingShape<K, 4, Flat, false>>(t);
+        if constexpr (kMost >= 4) rolling_strip<RollingShape<K, 4, Flat, false, Step>>(t);
     }
     vectors -= v;
     t.x0 = t.x1;
   }
 }
 // Only a 3x3 filter of one plane has code of its own: its weights are held.
-template <int K, class T>
+template <int K, int Step, class T>
 void rolling_channel(const RollingStrip<T>& t) {
   if (K == 3 && t.plane_count == 1) {
-    rolling_strips<K, K == 3>(t);
+    rolling_strips<K, K == 3, Step>(t);
   } else {
-    rolling_strips<K, false>(t);
+    rolling_strips<K, false, Step>(t);
   }
 }
 

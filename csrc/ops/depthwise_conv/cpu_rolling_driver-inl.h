@@ -90,15 +90,19 @@ class RollingTask {
   }
 
   void run_rows(int64_t count) {
+    p_.axis[2].step == 1 ? run_rows_of<1>(count) : run_rows_of<2>(count);
+  }
+  template <int Step>
+  void run_rows_of(int64_t count) {
     switch (p_.axis[2].kernel) {
       case 3:
-        count == 2 ? rolling_pair<3>(t_) : rolling_channel<3>(t_);
+        count == 2 ? rolling_pair<3, Step>(t_) : rolling_channel<3, Step>(t_);
         break;
       case 5:
-        count == 2 ? rolling_pair<5>(t_) : rolling_channel<5>(t_);
+        count == 2 ? rolling_pair<5, Step>(t_) : rolling_channel<5, Step>(t_);
         break;
       default:
-        count == 2 ? rolling_pair<7>(t_) : rolling_channel<7>(t_);
+        count == 2 ? rolling_pair<7, Step>(t_) : rolling_channel<7, Step>(t_);
     }
   }
 

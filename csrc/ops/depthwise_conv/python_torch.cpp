@@ -131,9 +131,9 @@ PyObject* transpose_method(PyObject* /*module*/, PyObject* const* args, Py_ssize
   at::Tensor output;
   {
     const pybind11::gil_scoped_release no_gil;
-    const auto [s, p, more, d] = std::array{
-        c10::fromIntArrayRefSlow(lists[0]), c10::fromIntArrayRefSlow(lists[1]),
-        c10::fromIntArrayRefSlow(lists[2]), c10::fromIntArrayRefSlow(lists[3])};
+    const auto [s, p, more, d] =
+        std::array{c10::fromIntArrayRefSlow(lists[0]), c10::fromIntArrayRefSlow(lists[1]),
+                   c10::fromIntArrayRefSlow(lists[2]), c10::fromIntArrayRefSlow(lists[3])};
     output = call_conv_transpose(o.input, o.weight, o.bias, s, p, more, d, /*tile=*/-1);
   }
   return THPVariable_Wrap(std::move(output));
