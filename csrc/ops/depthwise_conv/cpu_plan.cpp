@@ -85,24 +85,30 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
+// Filters of one column and one row take whole planes for rows, where rows lie one behind the other.
+// `pixel` is the distance of columns.
+void join_rows(Correlation& c, int64_t pixel) {
+  auto& [depth, height, width] = c.axis;
+  const auto follow = [&](const Strides5& s) {
+    return (s.sp[2] == pixel || width.in == 1) && (s.sp[1] == width.in * pixel || height.in == 1);
+  };
+  if (!is_still(width) || !is_still(height) || !follow(c.x_strides) || !follow(c.y_strides)) return;
+  c.x_strides.sp[2] = c.y_strides.sp[2] = pixel;  // a single column's may be anything
+  width.in = width.out = width.in * height.in;
+  const CorrelationAxis still = height;
+  height = depth;
+  depth = still;
+  depth.in = depth.out = 1;
+  c.x_strides.sp[1] = c.x_strides.sp[0];
+  c.y_strides.sp[1] = c.y_strides.sp[0];
+}
+
 // Tasks of so few columns that the rows which neighbouring output rows share stay in L2.
 void cut_flat(Correlation& c) {
   constexpr int64_t kFlatBytes = 96 << 10, kRowTaps = 2048, kFewest = 1024;
   auto& [depth, height, width] = c.axis;
-  c.x_strides.sp[2] = c.y_strides.sp[2] = c.out_channels;  // a single column's may be anything
-  const auto follow = [&](const Strides5& s) {
-    return s.sp[1] == width.in * c.out_channels || height.in == 1;
-  };
-  if (is_still(height) && follow(c.x_strides) && follow(c.y_strides)) {
-    // Whole planes are rows.
-    width.in = width.out = width.in * height.in;
-    const CorrelationAxis still = height;
-    height = depth;
-    depth = still;
-    depth.in = depth.out = 1;
-    c.x_strides.sp[1] = c.x_strides.sp[0];
-    c.y_strides.sp[1] = c.y_strides.sp[0];
-  }
+  join_rows(c, c.out_channels);
+  c.x_strides.sp[2] = c.y_strides.sp[2] = c.out_channels;
   const int64_t unit = flat_period(c.out_channels) / max_of(1, c.out_channels);
   const int64_t row = 4 * height.phases;
   const int64_t rows = depth.kernel * clipped_reads(height, row) + min_of(row, height.out);
@@ -149,9 +155,10 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
   c.window = c.narrow = c.stream = false;
+  if (!p.channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
-  const bool dense = x.sp[2] == 1 || width.in == 1;
+  const bool dense = c.x_strides.sp[2] == 1 || width.in == 1;
   if (p.channels_last && is_flat(c)) {
     c.engine = Engine::kFlat;
     cut_flat(c);
