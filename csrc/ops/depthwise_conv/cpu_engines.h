@@ -59,8 +59,8 @@ inline bool can_roll(const Correlation& c) {
 
 // Whether that beats transposed strips, which skip taps outside the image and fill vectors whatever
 // the width, but spend some 6 more cycles on 16 outputs.  Both do two FMAs a cycle.  At stride 2
-// rolling takes 20, 30 and 52 cycles for a vector, and strips 34, 46 and 62 for 16 outputs; pairs of
-// channels are no gain for 5x5 and 7x7, whose weights are not held.
+// rolling takes 20, 30 and 52 cycles for a vector, and strips 34, 46 and 62 for 16 outputs; pairs
+// of channels are no gain for 5x5 and 7x7, whose weights are not held.
 inline bool rolling_wins(const Correlation& c) {
   const int64_t width = c.axis[2].out, kernel = c.axis[2].kernel;
   if (c.axis[2].step == 2) {

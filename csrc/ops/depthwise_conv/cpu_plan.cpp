@@ -85,8 +85,8 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
   return s;
 }
 
-// Filters of one column and one row take whole planes for rows, where rows lie one behind the other.
-// `pixel` is the distance of columns.
+// Filters of one column and one row take whole planes for rows, where rows lie one behind the
+// other. `pixel` is the distance of columns.
 void join_rows(Correlation& c, int64_t pixel) {
   auto& [depth, height, width] = c.axis;
   const auto follow = [&](const Strides5& s) {
