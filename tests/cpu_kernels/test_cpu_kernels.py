@@ -8,7 +8,6 @@ A failing program names the seed and the case: ``PROGRAM --seed SEED --only CASE
 import concurrent.futures
 import os
 import random
-import shutil
 
 import cpu_kernels_harness as ck
 import pytest
@@ -146,7 +145,7 @@ def test_harness_finds_what_sanitizers_do_not(bug, report):
 
 def run_valgrind(room, *arguments):
     """In heap blocks that hold nothing; without AVX-512, which valgrind's processor lacks."""
-    if shutil.which("valgrind") is None:
+    if not ck.has_valgrind():
         pytest.skip("no valgrind")
     prefix = ("valgrind", "-q", "--error-exitcode=97")
     common = ("--seed", SEED, "--fill", 0, *arguments)
