@@ -10,6 +10,13 @@ from typing import Any
 
 from blocks import BLOCKS
 
+REARRANGEMENTS = (
+    "space_to_depth",
+    "depth_to_space",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+)
 OPS = (
     "depthwise_conv1d",
     "depthwise_conv2d",
@@ -18,11 +25,7 @@ OPS = (
     "depthwise_conv_transpose2d",
     "depthwise_conv_transpose3d",
     "depth_max_pool",
-    "space_to_depth",
-    "depth_to_space",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "channel_shuffle",
+    *REARRANGEMENTS,
     "global_avg_pool2d",
     "sigmoid_gate",
     *BLOCKS,
@@ -82,6 +85,25 @@ class Case:
     @property
     def is_block(self) -> bool:
         return self.op in BLOCKS
+
+    @property
+    def kind(self) -> str:
+        """What bounds it and which kernels it needs: "2-D k<=5"."""
+        if not self.is_conv:
+            return "rearrangement" if self.op in REARRANGEMENTS else self.op
+        rank = f"{len(self.kernel)}-D"
+        if self.is_transposed:
+            return f"{rank} transposed"
+        if self.multiplier != 1 or self.args.get("dilation", 1) not in (1, [1] * len(self.kernel)):
+            return f"{rank} multiplier or dilation"
+        most, least = max(self.kernel), min(self.kernel)
+        if rank == "3-D":
+            return rank
+        if rank == "1-D":
+            return "1-D k<=8" if most <= 8 else "1-D k>8"
+        if most <= 5:
+            return "2-D k<=5"
+        return "2-D k 7 to 11" if most <= 11 and least > 1 else "2-D k>=13 or 1xk"
 
     @property
     def size(self) -> str:

@@ -176,6 +176,7 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
     )
     parts.append(summary(rows, lambda row: f"{row.case.op} {row.case.mode}", "operator"))
     if len({row.case.family for row in rows}) > 1:
+        parts.append(summary(rows, lambda row: f"{row.case.kind}, {row.case.variant}", "kind"))
         parts.append(summary(rows, lambda row: row.case.family, "family"))
     failures = {
         f"{name}: {reason}" for row in rows for name, reason in row.failed.items() if name != OURS

@@ -42,29 +42,6 @@ inline at::Tensor native_activation(Activation activation, const at::Tensor& z) 
   return z;
 }
 
-// In place.
-inline void apply_native(Activation activation, at::Tensor& y) {
-  switch (activation) {
-    case Activation::kNone:
-      return;
-    case Activation::kRelu:
-      y.relu_();
-      return;
-    case Activation::kRelu6:
-      at::hardtanh_(y, 0, 6);
-      return;
-    case Activation::kHardswish:
-      at::hardswish_(y);
-      return;
-    case Activation::kSilu:
-      at::silu_(y);
-      return;
-    case Activation::kGelu:
-      at::gelu_(y);
-      return;
-  }
-}
-
 // dy * activation'(z).  For relu and relu6, `z` may be the result as well.
 inline at::Tensor native_gradient(Activation activation, const at::Tensor& dy,
                                   const at::Tensor& z) {

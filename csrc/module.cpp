@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "ops/causal_conv1d_update/python_torch.h"
+#include "ops/depth_max_pool/python_torch.h"
+#include "ops/depthwise_conv/python_torch.h"
 #include "ops/rearrange/python_torch.h"
 
 namespace {
@@ -56,5 +59,8 @@ PYBIND11_MODULE(_C, m) {
       },
       "Whether the CUDA kernels were built.");
   // Short ways to operators whose calls take less time than torch.ops spends on arguments.
+  PyModule_AddFunctions(m.ptr(), fastconv::causal_conv1d_update::kPythonMethods);
+  PyModule_AddFunctions(m.ptr(), fastconv::depth_max_pool::kPythonMethods);
+  PyModule_AddFunctions(m.ptr(), fastconv::depthwise_conv::kPythonMethods);
   PyModule_AddFunctions(m.ptr(), fastconv::rearrange::kPythonMethods);
 }

@@ -11,6 +11,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+# The functions of _C are short ways to the operators, which Dynamo cannot look into: what
+# torch.compile sees is torch.ops.  They return None for calls that they leave to it as well.
+compiling = torch.compiler.is_dynamo_compiling
+
 Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int] | Sequence[tuple[int, int]]
 """One int, one per dimension, one (begin, end) pair per dimension, or a mode's name."""
@@ -96,7 +100,10 @@ def padding_list(
             return [_in_64_bits(dilation[0] * (kernel[0] - 1)), 0]
         if padding == "same":
             pairs = []
-            for size, k, s, d in zip(input.shape[-nd:], kernel, stride, dilation, strict=False):
+            sizes: Sequence[int] = input.shape[-nd:]
+            if torch._C._is_tracing():  # sizes are tensors, which a trace cannot pass on as ints
+                sizes, kernel = [int(n) for n in sizes], [int(k) for k in kernel]
+            for size, k, s, d in zip(sizes, kernel, stride, dilation, strict=False):
                 total = _in_64_bits(d * (k - 1))
                 if s != 1:
                     # TensorFlow's rule: ceil(size / s) outputs, the odd zero at the end.  The last

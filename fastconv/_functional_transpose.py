@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastconv._arguments import Ints, per_dimension, require_tensor
+from fastconv import _C
+from fastconv._arguments import Ints, compiling, per_dimension, require_tensor
 
 _conv_transpose = torch.ops.fastconv.depthwise_conv_transpose.default
 
@@ -22,6 +23,12 @@ def _depthwise_conv_transpose(
     output_padding: Ints,
     dilation: Ints,
 ) -> Tensor:
+    if not compiling():
+        short = _C.depthwise_conv_transpose(
+            nd, input, weight, bias, stride, padding, output_padding, dilation
+        )
+        if short is not None:
+            return short
     function = f"depthwise_conv_transpose{nd}d"
     require_tensor(function, "input", input)
     require_tensor(function, "weight", weight)

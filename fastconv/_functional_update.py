@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastconv import functional
-from fastconv._arguments import as_int, require_tensor
+from fastconv import _C, functional
+from fastconv._arguments import as_int, compiling, require_tensor
 
 _update = torch.ops.fastconv.causal_conv1d_update.default
 
@@ -76,6 +76,10 @@ def causal_conv1d_update(
         >>> torch.allclose(torch.stack(steps, 2), whole, atol=1e-5)
         True
     """
+    if not compiling():
+        short = _C.causal_conv1d_update(x, conv_state, weight, bias, activation, dilation)
+        if short is not None:
+            return short
     require_tensor("causal_conv1d_update", "x", x)
     require_tensor("causal_conv1d_update", "conv_state", conv_state)
     require_tensor("causal_conv1d_update", "weight", weight)

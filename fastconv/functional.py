@@ -15,6 +15,7 @@ from fastconv._arguments import (
     Ints,
     Padding,
     as_int,
+    compiling,
     int_list,
     padding_list,
     per_dimension,
@@ -43,10 +44,6 @@ _channel_shuffle = torch.ops.fastconv.channel_shuffle.default
 _depth_max_pool = torch.ops.fastconv.depth_max_pool.default
 _depth_max_pool_with_indices = torch.ops.fastconv.depth_max_pool_with_indices.default
 
-# The functions of _C are short ways to the same operators, which Dynamo cannot look into: what
-# torch.compile sees is torch.ops.  They return None for calls that they leave to it as well.
-_compiling = torch.compiler.is_dynamo_compiling
-
 _ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 
 
@@ -60,6 +57,10 @@ def _depthwise_conv(
     dilation: Ints,
     activation: str | None,
 ) -> Tensor:
+    if not compiling():
+        short = _C.depthwise_conv(nd, input, weight, bias, stride, padding, dilation, activation)
+        if short is not None:
+            return short
     function = f"depthwise_conv{nd}d"
     require_tensor(function, "input", input)
     require_tensor(function, "weight", weight)
@@ -249,6 +250,10 @@ def depth_max_pool(
         >>> fastconv.depth_max_pool(torch.randn(1, 8, 32, 32), (2, 2, 2)).shape
         torch.Size([1, 4, 16, 16])
     """
+    if not return_indices and not compiling():
+        short = _C.depth_max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
+        if short is not None:
+            return short
     require_tensor("depth_max_pool", "input", input)
     if not isinstance(ceil_mode, bool):
         raise TypeError(
@@ -322,7 +327,7 @@ def space_to_depth(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
         >>> fastconv.space_to_depth(torch.randn(1, 3, 224, 224), 4).shape
         torch.Size([1, 48, 56, 56])
     """
-    if not _compiling():
+    if not compiling():
         short = _C.space_to_depth(input, block_size, order)
         if short is not None:
             return short
@@ -353,7 +358,7 @@ def depth_to_space(input: Tensor, block_size: Ints, order: str = "dcr") -> Tenso
         >>> fastconv.depth_to_space(torch.randn(1, 48, 56, 56), (4, 4)).shape
         torch.Size([1, 3, 224, 224])
     """
-    if not _compiling():
+    if not compiling():
         short = _C.depth_to_space(input, block_size, order)
         if short is not None:
             return short
@@ -394,7 +399,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: Ints) -> Tensor:
         >>> fastconv.pixel_shuffle(torch.randn(1, 8, 4, 4), 2).shape
         torch.Size([1, 2, 8, 8])
     """
-    if not _compiling():
+    if not compiling():
         short = _C.depth_to_space(input, upscale_factor)
         if short is not None:
             return short
@@ -425,7 +430,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: Ints) -> Tensor:
         >>> fastconv.pixel_unshuffle(torch.randn(1, 2, 8, 8), 2).shape
         torch.Size([1, 8, 4, 4])
     """
-    if not _compiling():
+    if not compiling():
         short = _C.space_to_depth(input, downscale_factor)
         if short is not None:
             return short
@@ -456,7 +461,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
         >>> fastconv.channel_shuffle(torch.arange(4.0).view(1, 4, 1), 2).flatten().tolist()
         [0.0, 2.0, 1.0, 3.0]
     """
-    if not _compiling():
+    if not compiling():
         short = _C.channel_shuffle(input, groups)
         if short is not None:
             return short

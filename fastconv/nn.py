@@ -57,6 +57,9 @@ else:
     _ConvNd = object
 
 
+_CONVOLUTIONS = {nd: f"depthwise_conv{nd}d" for nd in (1, 2, 3)}
+
+
 class _Depthwise(_ConvNd):
     """What the depthwise convolutions share; mixed into ``nn.Conv1d``, ``2d`` and ``3d``."""
 
@@ -112,13 +115,11 @@ class _Depthwise(_ConvNd):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         nd = self._dims
-        conv = (
-            functional.depthwise_conv1d,
-            functional.depthwise_conv2d,
-            functional.depthwise_conv3d,
-        )[nd - 1]
+        # Looked up at each call: torch.fx replaces the function while it traces.
+        conv = getattr(functional, _CONVOLUTIONS[nd])
         if self.padding_mode == "zeros":
-            return conv(input, weight, bias, self.stride, self.padding, self.dilation)
+            output: Tensor = conv(input, weight, bias, self.stride, self.padding, self.dilation)
+            return output
         name = type(self).__name__
         stride = per_dimension(name, "stride", self.stride, nd)
         dilation = per_dimension(name, "dilation", self.dilation, nd)
@@ -126,7 +127,8 @@ class _Depthwise(_ConvNd):
         # F.pad starts with the last dimension.
         pairs = [pads[2 * d : 2 * d + 2] for d in reversed(range(nd))]
         padded = F.pad(input, [p for pair in pairs for p in pair], mode=self.padding_mode)
-        return conv(padded, weight, bias, self.stride, 0, self.dilation)
+        output = conv(padded, weight, bias, self.stride, 0, self.dilation)
+        return output
 
 
 class DepthwiseConv1d(_Depthwise, nn.Conv1d):

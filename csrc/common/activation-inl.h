@@ -33,73 +33,81 @@ FASTCONV_INLINE VecF32 at_most(VecF32 x, VecF32 high) {
 FASTCONV_INLINE VecF64 at_least(VecF64 x, VecF64 low) { return select(x < low, low, x); }
 FASTCONV_INLINE VecF64 at_most(VecF64 x, VecF64 high) { return select(x > high, high, x); }
 
-// e^(x + low) for -128 <= x <= 0 and |low| < 2^-4, as power * 2^n.
+// Added to a small number and taken off again, it leaves the nearest integer, which is in the low
+// bits of the sum.
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+
+// 2^n for -126 <= n <= 127, from n + kMagic.
+FASTCONV_INLINE VecF32 two_to(VecF32 shifted) {
+  return (VecF32)(((VecI32)shifted << 23) + 0x3f800000);
+}
+// v * 2^n for n <= 0, rounded once where that is subnormal.
+FASTCONV_INLINE VecF32 scaled(VecF32 v, VecF32 n) {
+#if FASTCONV_LEVEL >= 2
+  return (VecF32)_mm512_scalef_ps((__m512)v, (__m512)n);
+#else
+  const VecF32 least = set1<float>(-110.0f), first = at_least(n, least);
+  return v * two_to(first + kMagic) * two_to(at_least(n - first, least) + kMagic);
+#endif
+}
+
+#if FASTCONV_LEVEL >= 1
+// a * b - c, rounded once; of fma(a, b, -c) a compiler may take the product for c.
+FASTCONV_INLINE VecF32 multiply_subtract(VecF32 a, VecF32 b, VecF32 c) {
+#if FASTCONV_LEVEL >= 2
+  return (VecF32)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+  return (VecF32)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)c);
+#endif
+}
+#endif
+
+// (1 + rest) * 2^n
 struct Exponential {
-  VecF32 power, n;
+  VecF32 rest, n, shifted;  // n + kMagic
 
-  // v * 2^n, rounded once, at the end, where that is subnormal.
-  FASTCONV_INLINE VecF32 scaled(VecF32 v) const {
-#if FASTCONV_LEVEL >= 2
-    return (VecF32)_mm512_scalef_ps((__m512)v, (__m512)n);
-#else
-    const VecF32 normal = at_least(n, set1<float>(-110.0f));
-    return v * two_to(normal) * two_to(n - normal);
-#endif
-  }
-  // To be added to 1: below 2^-110 it may be anything that small.
-  FASTCONV_INLINE VecF32 value() const {
-#if FASTCONV_LEVEL >= 2
-    return scaled(power);
-#else
-    return power * two_to(at_least(n, set1<float>(-110.0f)));
-#endif
-  }
-  FASTCONV_INLINE void make_zero(VecI32 mask) { power = select(mask, VecF32{}, power); }
-
- private:
-  static FASTCONV_INLINE VecF32 two_to(VecF32 exponent) {
-    return (VecF32)(((VecI32)(exponent + set1<float>(12582912.0f)) << 23) + 0x3f800000);
-  }
+  FASTCONV_INLINE VecF32 times(VecF32 v) const { return scaled(fma(rest, v, v), n); }
 };
-// With n ln 2 + r for the exponent, |r| < 0.347, e^r is a polynomial with a relative error of 0.07
-// * 2^-24.
-template <bool kLow>
-FASTCONV_INLINE Exponential exponential(VecF32 x, VecF32 low) {
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
-  const VecF32 magic = set1<float>(12582912.0f);
-  const VecF32 n = fma(kLow ? x + low : x, set1<float>(0x1.715476p0f), magic) - magic;  // / ln 2
+// e^(Sign * x + low), |low| < 2^-17.  With n ln 2 + r for the exponent, |r| < 0.347, e^r is a
+// polynomial with a relative error of 0.07 * 2^-24.  An activation is one chain of operations: what
+// runs beside it costs nothing.
+template <int Sign>
+FASTCONV_INLINE Exponential exponential(VecF32 x, const VecF32* low = nullptr) {
+  const VecF32 shifted = fma(x, set1<float>(Sign * 0x1.715476p0f), set1<float>(kMagic));  // / ln 2
+  const VecF32 n = shifted - kMagic;
   // The upper part of ln 2 has 16 bits, so its product with n is exact.
-  VecF32 r = fma(n, set1<float>(-0x1.62e4p-1f), x);
-  r = fma(n, set1<float>(-0x1.7f7d1cp-20f), r);
-  if constexpr (kLow) r += low;
-  VecF32 series = set1<float>(0x1.6a2318p-10f);
-  constexpr float kTerms[] = {0x1.123a8ep-7f, 0x1.5558f6p-5f, 0x1.55549p-3f, 0x1.fffffcp-2f};
-  for (const float term : kTerms) series = fma(series, r, set1<float>(term));
-  // 1 + (r + r^2 ...): only the last addition rounds at the size of the result.
-  return {fma(series, r * r, r) + set1<float>(1.0f), n};
+  const VecF32 lower = set1<float>(Sign * -0x1.7f7d1cp-20f);
+  VecF32 r = fma(n, set1<float>(Sign * -0x1.62e4p-1f), x);
+  r = low != nullptr ? r + fma(n, lower, *low) : fma(n, lower, r);
+  const VecF32 square = r * r;
+  const VecF32 first = fma(r, set1<float>(Sign * 0x1.55549p-3f), set1<float>(0x1.fffffcp-2f));
+  VecF32 series = fma(r, set1<float>(Sign * 0x1.123a8ep-7f), set1<float>(0x1.5558f6p-5f));
+  series = fma(square, set1<float>(0x1.6a2318p-10f), series);
+  series = fma(series, square, first);
+  return {fma(series, square, Sign > 0 ? r : -r), n, shifted};
 }
 
 FASTCONV_INLINE VecF32 magnitude_of(VecF32 x) { return (VecF32)((VecI32)x & 0x7fffffff); }
 
-// The logistic function of z is z < 0 ? e * part : part, with e = e^-|z| and part = 1 / (1 + e): no
-// digits are lost to 1 + e^-z where that is large.
-FASTCONV_INLINE Exponential silu_exponential(VecF32 z) {
-  // Below -110, z * e^z is less than half the smallest number.
-  const VecF32 lowest = set1<float>(-110.0f), x = (VecF32)((VecI32)z | INT32_MIN);  // -|z|
-  Exponential e = exponential<false>(at_least(x, lowest), VecF32{});
-  e.make_zero(x < lowest);
-  return e;
-}
+// z / (1 + e^-z).  Of e^-z only 2^64 goes into the sum, beside which 1 is nothing; what is left of
+// the exponent divides the quotient.
 FASTCONV_INLINE VecF32 silu(VecF32 z) {
-  const Exponential e = silu_exponential(z);
-  const auto negative = z < VecF32{};
-  const VecF32 quotient = select(negative, z * e.power, z) / (set1<float>(1.0f) + e.value());
-  return select(negative, e.scaled(quotient), quotient);
+  // e^-76 is nothing beside 1; at 2^100 the exponential is infinite, and finite / infinite is 0.
+  const VecF32 x = at_least(at_most(z, set1<float>(76.0f)), set1<float>(-0x1p100f));
+  const Exponential e = exponential<-1>(x);
+  const VecF32 bounded = at_most(e.shifted, set1<float>(kMagic + 64)), power = two_to(bounded);
+  return scaled(z / fma(e.rest, power, power + 1), bounded - e.shifted);
 }
-// sigma(z) * (1 + z * sigma(-z))
+// sigma(z) * (1 + z * sigma(-z)), with e = e^-|z|, part = 1 / (1 + e), and e * part for the other
+// of both: no digits are lost to 1 + e^-z where that is large.
 FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
-  const VecF32 e = silu_exponential(z).value();
-  const VecF32 one = set1<float>(1.0f), part = one / (one + e), other = part * e;
+  // Below -110, z * e^z is less than half the smallest number; below 2^-110, e is any number so
+  // small.
+  const VecF32 highest = set1<float>(110.0f), x = magnitude_of(z), one = set1<float>(1.0f);
+  const Exponential exponent = exponential<-1>(at_most(x, highest));
+  const VecF32 power = two_to(at_least(exponent.shifted, set1<float>(kMagic - 110)));
+  const VecF32 e = select(x > highest, VecF32{}, fma(exponent.rest, power, power));
+  const VecF32 part = one / (one + e), other = part * e;
   const auto negative = z < VecF32{};
   return select(negative, other, part) * fma(z, select(negative, part, other), one);
 }
@@ -109,32 +117,42 @@ FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
 // of 0.11 * 2^-24 on [0, 15].
 struct Tail {
   Exponential e;
-  VecF32 over, under;  // R = over / under
+  VecF32 ratio;  // R
 };
+// Above it, a * P(N > a) is less than half the smallest number.
+constexpr float kHighestTail = 15;
 FASTCONV_INLINE Tail tail(VecF32 a) {
-  // Above 15, a * P(N > a) is less than half the smallest number.
-  const VecF32 highest = set1<float>(15.0f), half = set1<float>(-0.5f), b = at_most(a, highest);
-  // `top` has 12 digits, so that its square is exact: a^2 rounded once would be up to 2^-18 off.
-  const VecF32 top = (VecF32)((VecI32)b & ~0xfff);
-  Exponential e = exponential<true>(top * top * half, (b - top) * (b + top) * half);
-  e.make_zero(a > highest);
+  const VecF32 highest = set1<float>(kHighestTail), b = at_most(a, highest);
+  // a^2 / 2 rounded once would be up to 2^-18 off.
+  const VecF32 half = b * set1<float>(-0.5f), square = half * b;
+#if FASTCONV_LEVEL >= 1
+  const VecF32 low = multiply_subtract(half, b, square);
+#else
+  // 12 digits, so that products with them are exact.
+  const VecF32 top = (VecF32)((VecI32)b & ~0xfff), under_top = b - top;
+  const VecF32 low =
+      (top * top * set1<float>(-0.5f) - square) + under_top * (b + top) * set1<float>(-0.5f);
+#endif
   VecF32 over = set1<float>(0x1.102ec6p-8f), under = set1<float>(0x1.552076p-7f);
   constexpr float kOver[] = {0x1.4ee544p-5f, 0x1.78c456p-3f, 0x1.c1d336p-2f, 0.5f};
   constexpr float kUnder[] = {0x1.a3c12p-4f, 0x1.e2b854p-2f, 0x1.349e92p0f, 0x1.ad2bccp0f, 1.0f};
   for (const float term : kOver) over = fma(over, b, set1<float>(term));
   for (const float term : kUnder) under = fma(under, b, set1<float>(term));
-  return {e, over, under};
+  return {exponential<1>(square, &low), select(a > highest, VecF32{}, over / under)};
 }
 FASTCONV_INLINE VecF32 gelu(VecF32 z) {
   const Tail t = tail(magnitude_of(z));
-  const VecF32 q = t.e.power * t.over / t.under;
-  return select(z < VecF32{}, t.e.scaled(z * q), z * (set1<float>(1.0f) - t.e.scaled(q)));
+  const auto negative = z < VecF32{};
+  const VecF32 below = t.e.times(select(negative, z * t.ratio, t.ratio));
+  return select(negative, below, z * (set1<float>(1.0f) - below));
 }
 // P(N <= z) + z * density(z)
 FASTCONV_INLINE VecF32 gelu_slope(VecF32 z) {
-  const VecF32 a = magnitude_of(z), root = set1<float>(0x1.988454p-2f);  // 1 / sqrt(2 pi)
+  const VecF32 a = magnitude_of(z), highest = set1<float>(kHighestTail);
+  // -1 / sqrt(2 pi)
+  const VecF32 factor = select(a > highest, VecF32{}, set1<float>(-0x1.988454p-2f));
   const Tail t = tail(a);
-  const VecF32 below = t.e.value() * (t.over / t.under - a * root);
+  const VecF32 below = t.e.times(fma(a, factor, t.ratio));
   return select(z < VecF32{}, below, set1<float>(1.0f) - below);
 }
 

@@ -15,6 +15,7 @@
 
 #include "activations_torch.h"
 #include "ops/depthwise_conv/autograd_torch.h"
+#include "ops/depthwise_conv/calls_torch.h"
 #include "ops/depthwise_conv/geometry_torch.h"
 #include "ops/depthwise_conv/kernels_torch.h"
 #include "torch_utils.h"
@@ -26,34 +27,6 @@ namespace {
 using at::Tensor;
 using c10::SymIntArrayRef;
 using Name = std::string_view;
-
-Tensor call_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                        SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
-                        int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::depthwise_conv", "")
-                             .typed<decltype(call_convolution)>();
-  return op.call(input, weight, bias, stride, padding, dilation, tile);
-}
-
-Gradients call_convolution_backward(const Tensor& grad_output, const Tensor& input,
-                                    const Tensor& weight, SymIntArrayRef stride,
-                                    SymIntArrayRef padding, SymIntArrayRef dilation, Mask mask,
-                                    int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::_depthwise_conv_backward", "")
-                             .typed<decltype(call_convolution_backward)>();
-  return op.call(grad_output, input, weight, stride, padding, dilation, mask, tile);
-}
-
-Tensor call_forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                    SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
-                    Name activation, int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::depthwise_conv_act", "")
-                             .typed<decltype(call_forward)>();
-  return op.call(input, weight, bias, stride, padding, dilation, activation, tile);
-}
 
 Tensor call_pointwise(const Tensor& z, Name activation) {
   static const auto op = c10::Dispatcher::singleton()
@@ -98,7 +71,7 @@ Tensor forward_in_two(const Tensor& input, const Tensor& weight, const OptionalT
                       SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
                       Name activation, int64_t tile) {
   return native_activation(parse_activation(activation),
-                           call_convolution(input, weight, bias, stride, padding, dilation, tile));
+                           call_conv(input, weight, bias, stride, padding, dilation, tile));
 }
 
 // ---- Autograd ----
@@ -111,7 +84,7 @@ struct Node : torch::autograd::Function<Node> {
                         const Tensor& weight, const OptionalTensor& bias, const Lists& a,
                         std::string activation, int64_t tile) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    Tensor output = call_forward(input, weight, bias, a[0], a[1], a[2], activation, tile);
+    Tensor output = call_conv_act(input, weight, bias, a[0], a[1], a[2], activation, tile);
     ctx->save_for_backward({input, weight, output});
     ctx->saved_data["has_bias"] = bias.has_value() && bias->defined();
     ctx->saved_data["activation"] = std::move(activation);
@@ -133,7 +106,7 @@ struct Node : torch::autograd::Function<Node> {
     const bool bias_grad = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
     const Mask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), bias_grad};
     std::tie(result[0], result[1], result[2]) =
-        call_convolution_backward(g, input, weight, stride, padding, dilation, mask, a.tile);
+        call_conv_backward(g, input, weight, stride, padding, dilation, mask, a.tile);
     return result;
   }
 };
@@ -151,14 +124,14 @@ Tensor forward_autograd(const Tensor& input, const Tensor& weight, const Optiona
       if (!input.is_cpu()) {
         return forward_in_two(input, weight, bias, stride, padding, dilation, activation, tile);
       }
-      return call_pointwise(call_convolution(input, weight, bias, stride, padding, dilation, tile),
+      return call_pointwise(call_conv(input, weight, bias, stride, padding, dilation, tile),
                             activation);
     }
     return Node::apply(input, weight, bias, Node::Lists{stride, padding, dilation},
                        std::string(activation), tile);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(input, weight, bias, stride, padding, dilation, activation, tile);
+  return call_conv_act(input, weight, bias, stride, padding, dilation, activation, tile);
 }
 
 // ---- Autocast: the lower precision type, as for torch's convolutions ----
@@ -170,8 +143,8 @@ Tensor forward_autocast(const Tensor& input, const Tensor& weight, const Optiona
   const c10::impl::ExcludeDispatchKeyGuard guard(key);
   const auto to = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const auto& t) { return at::autocast::cached_cast(to, t, device); };
-  return call_forward(cast(input), cast(weight), cast(bias), stride, padding, dilation, activation,
-                      tile);
+  return call_conv_act(cast(input), cast(weight), cast(bias), stride, padding, dilation, activation,
+                       tile);
 }
 
 }  // namespace

@@ -127,7 +127,7 @@ Correlation block_problem(const Correlation& p, int64_t channels) {
   q.prefetch = false;  // the strip is in cache already
   // Others follow.
   q.activation =
-      p.window ? brief<T, Tile::kTight>(p.activation) : brief<T, Tile::kRoomy>(p.activation);
+      p.window ? brief<T, Tile::kTight>(p.activation) : brief<T, Tile::kEvery>(p.activation);
   q.out_channels = channels;
   q.in_channels = channels * p.fan_in / p.fan_out;
   return q;

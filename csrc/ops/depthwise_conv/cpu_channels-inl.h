@@ -185,7 +185,7 @@ void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink
   Vec<Accum<T>> acc[Width];
   accumulate<Step, Width, Edge, Partial, L>(t, o, acc);
   if (t.prefetch) prefetch_next_row<Width>(t, o, sink);
-  finish_sums<T, Tile::kRoomy>(t.activation, acc);
+  finish_sums<T, Tile::kEvery>(t.activation, acc);
 #pragma GCC unroll 16
   for (int i = 0; i < Width; ++i) {
     const int64_t at = (o + i) * sink.column_stride;

@@ -100,7 +100,7 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
   tile.row_stride = p.x_strides.sp[1];
   tile.width = p.axis[2].in;
   tile.step = p.axis[2].step;
-  tile.activation = brief<T, Tile::kRoomy>(p.activation);
+  tile.activation = p.activation;
   tile.ahead = nullptr;
   tile.ahead_rows = min_of(p.axis[1].step, 2);
   return tile;
@@ -154,9 +154,6 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
       for (int64_t v = 0; v < vectors; ++v) {
         const int64_t count = min_of(band, rows - row);
         channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row, count);
-        constexpr int kV = kLanes<Accum<T>>;
-        finish_pixels<Tile::kRoomy>(p, out + task.c0 + v * kV + task.x0 * p.y_strides.sp[2], count,
-                                    task.x1 - task.x0, min_of(kV, wide - v * kV));
       }
       if (p.fan_in > 1) {
         sum_channels<T>(p, s.sums, round_up(wide, kLanes<Accum<T>>), task, out);

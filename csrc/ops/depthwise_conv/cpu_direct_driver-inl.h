@@ -225,7 +225,7 @@ class DirectTask {
         default:
           direct_columns<1>(band_, task_.x0, task_.x1);
       }
-      finish_rows<Tile::kRoomy>(p_, band_.y + task_.x0, band.rows, band.y_row_stride,
+      finish_rows<Tile::kRoomy>(p_, band_.y + task_.x0, 1, 0, band.rows, band.y_row_stride,
                                 task_.x1 - task_.x0);
     }
   }

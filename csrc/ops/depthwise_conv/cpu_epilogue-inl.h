@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // What follows a convolution.  Activations of a few instructions are applied to sums in registers
-// where a tile stores them, behind a branch: no tile is compiled twice.  The others go over results
-// that were just written and are still in L1: an engine calls finish_rows() or finish_pixels() on
-// each piece of its output once all of that piece is there.  A tile that overlaps the one before
-// has written the plain result once more by then.
+// where a tile stores them, behind a branch: no tile is compiled twice.  The others take a copy of
+// the sums, or go over results that were just written and are still in L1: an engine calls
+// finish_rows() or finish_pixels() on each piece of its output once all of that piece is there.  A
+// tile that overlaps the one before has written the plain result once more by then.
 #pragma once
 
 #include "common/activation-inl.h"
@@ -15,14 +15,17 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;
 
-// Whether tiles apply it.  Tight tiles have no register and no branch to spare for hardswish: 3x3
-// windows lost a tenth without any activation.  Where sums are rounded first, what does not commute
-// with that follows.
-enum class Tile { kRoomy, kTight };
+// Which activations tiles apply.  Tight tiles have one register to spare for hardswish, which is
+// enough where constants come from memory: 3x3 windows that spilled lost a tenth without any
+// activation.  Where sums are rounded first, what does not commute with that follows.  Pixels of
+// thousands of channels fall into a few sets of L1, so that their tiles apply every activation.
+enum class Tile { kEvery, kRoomy, kTight };
+template <class T>
+constexpr bool kBroadcastsConstants = FASTCONV_LEVEL >= 2 && sizeof(Accum<T>) == 4;
 template <class T, Tile K>
 constexpr bool is_brief(Activation activation) {
   return activation == Activation::kRelu || activation == Activation::kRelu6 ||
-         (K == Tile::kRoomy && activation == Activation::kHardswish &&
+         ((K != Tile::kTight || kBroadcastsConstants<T>) && activation == Activation::kHardswish &&
           sizeof(T) == sizeof(Accum<T>));
 }
 template <class T, Tile K>
@@ -30,20 +33,59 @@ constexpr Activation brief(Activation activation) {
   return is_brief<T, K>(activation) ? activation : Activation::kNone;
 }
 
-// Applies a brief activation, or none, to sums.  For each of them its constants come anew from
-// memory whose address the compiler does not know: else it keeps them in registers, at the expense
-// of loops that have none to spare.
+// For each of several sums, the constants of a brief activation come anew from memory whose address
+// the compiler does not know: else it keeps them in registers, at the expense of loops that have
+// none to spare.
 template <class A>
 constexpr A kBriefConstants[] = {0, __builtin_inff(), 6, 3, A{1} / A{6}};
 
+#if FASTCONV_LEVEL >= 2
+// With one register beside `z`.  A NaN in z, which the bounds replace, comes back with the product.
+FASTCONV_INLINE void hardswish_in_place(VecF32& z, const float& three, const float& zero,
+                                        const float& six, const float& sixth) {
+  VecF32 t;
+  asm("vaddps %[three]%{1to16%}, %[z], %[t]\n\t"
+      "vmaxps %[zero]%{1to16%}, %[t], %[t]\n\t"
+      "vminps %[six]%{1to16%}, %[t], %[t]\n\t"
+      "vmulps %[sixth]%{1to16%}, %[t], %[t]\n\t"
+      "vmulps %[t], %[z], %[z]"
+      : [z] "+v"(z), [t] "=&v"(t)
+      : [three] "m"(three), [zero] "m"(zero), [six] "m"(six), [sixth] "m"(sixth));
+}
+#endif
+
+template <class T>
+__attribute__((noinline)) void finish_long(Activation activation, Vec<Accum<T>>* sums, int count) {
+  with_activation(activation, [&](auto k) {
+    for (int i = 0; i < count; ++i)
+      sums[i] = activate<decltype(k)::kActivation>(rounded<T>(sums[i]));
+  });
+}
+
+// Applies an activation that such tiles apply, or none, to sums.
 template <class T, Tile K, int N>
 FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]) {
   using A = Accum<T>;
   if (__builtin_expect(activation == Activation::kNone, true)) return;
+  if constexpr (K == Tile::kEvery) {
+    if (!is_brief<T, K>(activation)) {
+      Vec<A> copy[N];  // so that only this branch has the sums in memory
+      for (int i = 0; i < N; ++i) copy[i] = sums[i];
+      finish_long<T>(activation, copy, N);
+      for (int i = 0; i < N; ++i) sums[i] = copy[i];
+      return;
+    }
+  }
   const A* c = kBriefConstants<A>;
   if (is_brief<T, K>(Activation::kHardswish) && activation == Activation::kHardswish) {
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
+#if FASTCONV_LEVEL >= 2
+      if constexpr (kBroadcastsConstants<T>) {
+        hardswish_in_place(sums[i], c[3], c[0], c[2], c[4]);
+        continue;
+      }
+#endif
       asm volatile("" : "+r"(c));
       sums[i] = hardswish(sums[i], set1<A>(c[3]), set1<A>(c[0]), set1<A>(c[2]), set1<A>(c[4]));
     }
@@ -118,12 +160,13 @@ __attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
   });
 }
 
-// Rows of neighbouring elements, from `y` on.
+// Rows of neighbouring elements, from `y` on, of several channels.
 template <Tile K, class T>
-FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t rows, int64_t row_stride,
+FASTCONV_INLINE void finish_rows(const Correlation& p, T* y, int64_t channels,
+                                 int64_t channel_stride, int64_t rows, int64_t row_stride,
                                  int64_t length) {
   if (p.activation == Activation::kNone || is_brief<T, K>(p.activation)) return;
-  finish_all<T>(p.activation, {y, y, nullptr, rows, row_stride, 1, 0, length});
+  finish_all<T>(p.activation, {y, y, nullptr, channels, channel_stride, rows, row_stride, length});
 }
 // Pixels of neighbouring channels.
 template <Tile K, class T>

@@ -101,7 +101,7 @@ FASTCONV_INLINE int64_t flat_vectors(const FlatRows<T>& t, int64_t at, int64_t v
       }
     }
   }
-  finish_sums<T, Tile::kRoomy>(t.activation, sums);
+  finish_sums<T, Tile::kEvery>(t.activation, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -147,7 +147,7 @@ void flat_task(const Correlation& p, FlatScratch<T>& s, const Correlation::Task&
   t.taps = p.taps;
   t.period = flat_period(p.out_channels) / kLanes<Accum<T>>;
   t.length = (task.x1 - task.x0) * p.out_channels;
-  t.activation = brief<T, Tile::kRoomy>(p.activation);
+  t.activation = p.activation;
   const int64_t rows = task.y1 - task.y0;
   for (int64_t z = task.z0; z < task.z1; ++z) {
     T* out = y + z * p.y_strides.sp[0] + task.y0 * t.y_step + task.x0 * p.y_strides.sp[2];
@@ -159,9 +159,7 @@ void flat_task(const Correlation& p, FlatScratch<T>& s, const Correlation::Task&
       const bool several =
           rows - row >= kFlatRows && same_taps(t.rows, s.row_counts + i, p.taps, t.x_step);
       several ? flat_rows<kFlatRows, 2>(t) : flat_rows<1, 4>(t);
-      const int64_t done = several ? kFlatRows : 1;
-      finish_rows<Tile::kRoomy>(p, t.y, done, t.y_step, t.length);
-      row += done;
+      row += several ? kFlatRows : 1;
     }
   }
 }

@@ -52,27 +52,40 @@ class RollingTask {
     const bool pairs = task.x1 - task.x0 <= kLanes<float> && p_.fan_out == 1;
     const T* x = static_cast<const T*>(p_.x) + task.n * p_.x_strides.n;
     T* y = static_cast<T*>(p_.y) + task.n * p_.y_strides.n + task.z0 * p_.y_strides.sp[0];
+    const int64_t rows = task.y1 - task.y0;
+    int64_t first = task.c0;  // of the channels that are complete and not finished
     for (int64_t channel = task.c0; channel < task.c1;) {
-      const int64_t count = pairs && channel + 1 < task.c1 ? 2 : 1;
+      const int64_t count = pairs && channel + 1 < task.c1 ? 2 : 1, piece = piece_rows(task, count);
       t_.x = x + (p_.fan_out == 1 ? channel : channel / p_.fan_out) * p_.x_strides.c;
       t_.y = y + channel * p_.y_strides.c;
       load_filters(channel, count);
       for (t_.y0 = task.y0; t_.y0 < task.y1; t_.y0 = t_.y1) {
-        t_.y1 = min_of(task.y1, t_.y0 + piece_rows(task, count));
+        t_.y1 = min_of(task.y1, t_.y0 + piece);
         run_rows(count);
+        if (piece < rows) finish(t_.y, count);
       }
       channel += count;
+      if (piece < rows) {
+        first = channel;
+      } else if (channel == task.c1 || (channel - first) * bytes(rows) >= kPieceBytes) {
+        t_.y0 = task.y0;
+        finish(y + first * p_.y_strides.c, channel - first);
+        first = channel;
+      }
     }
   }
 
  private:
+  int64_t bytes(int64_t rows) const {
+    return rows * (t_.x1 - t_.x0) * static_cast<int64_t>(sizeof(T));
+  }
+
   // Output rows that are computed, and finished, at once.
   int64_t piece_rows(const Correlation::Task& task, int64_t channels) const {
     const int64_t rows = task.y1 - task.y0;
     if (t_.activation == p_.activation) return rows;
-    const int64_t row = (task.x1 - task.x0) * channels * static_cast<int64_t>(sizeof(T));
     // A piece begins with the rows above it: not for fewer than eight times as many.
-    const int64_t most = max_of(kPieceBytes / row, 8 * p_.axis[1].kernel);
+    const int64_t most = max_of(kPieceBytes / bytes(channels), 8 * p_.axis[1].kernel);
     return ceil_div(rows, ceil_div(rows, most));
   }
 
@@ -87,10 +100,13 @@ class RollingTask {
       default:
         count == 2 ? rolling_pair<7>(t_) : rolling_channel<7>(t_);
     }
-    T* y = t_.y + t_.y0 * t_.y_row_stride + t_.x0;
-    for (int64_t c = 0; c < count; ++c, y += t_.y_channel) {
-      finish_rows<Tile::kTight>(p_, y, t_.y1 - t_.y0, t_.y_row_stride, t_.x1 - t_.x0);
-    }
+  }
+
+  // The rows from t_.y0 to t_.y1 of `channels`, of which `y` is the first.
+  void finish(T* y, int64_t channels) const {
+    y += t_.y0 * t_.y_row_stride + t_.x0;
+    finish_rows<Tile::kTight>(p_, y, channels, t_.y_channel, t_.y1 - t_.y0, t_.y_row_stride,
+                              t_.x1 - t_.x0);
   }
 
   // The input planes that output plane z reads, with their filter planes.

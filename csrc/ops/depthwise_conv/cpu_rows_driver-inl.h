@@ -210,7 +210,7 @@ class RowsTask {
       }
     }
     if (width.phases > 1) interleave(rows, pitch, y, row_stride);
-    finish_rows<Tile::kRoomy>(p_, y + task_.x0, rows, row_stride, task_.x1 - task_.x0);
+    finish_rows<Tile::kRoomy>(p_, y + task_.x0, 1, 0, rows, row_stride, task_.x1 - task_.x0);
   }
 
   template <class Out>

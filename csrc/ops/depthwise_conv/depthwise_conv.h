@@ -55,7 +55,7 @@ struct Forward : Problem {
   const void* bias;  // may be null
   void* y;
   Strides5 y_strides;
-  Activation activation = Activation::kNone;  // of the sum above; the CPU's kernels alone do this
+  Activation activation = Activation::kNone;  // of the sum above
 };
 
 // dx[n, c, i] = sum over (j, k, o) with o*stride + k*dilation - pad == i of

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "ops/depthwise_conv/autograd_torch.h"
+#include "ops/depthwise_conv/calls_torch.h"
 #include "ops/depthwise_conv/geometry_torch.h"
 #include "ops/depthwise_conv/kernels_torch.h"
 #include "torch_utils.h"
@@ -18,24 +19,6 @@ namespace {
 
 using at::Tensor;
 using c10::SymIntArrayRef;
-
-Tensor call_forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                    SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
-                    int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::depthwise_conv", "")
-                             .typed<decltype(call_forward)>();
-  return op.call(input, weight, bias, stride, padding, dilation, tile);
-}
-
-Gradients call_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                        SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef dilation,
-                        Mask mask, int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::_depthwise_conv_backward", "")
-                             .typed<decltype(call_backward)>();
-  return op.call(grad_output, input, weight, stride, padding, dilation, mask, tile);
-}
 
 // ---- kernels: Meta, CPU, CUDA ----
 
@@ -145,11 +128,11 @@ struct Convolution {
 
   static Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                         const Lists& a, int64_t tile) {
-    return call_forward(input, weight, bias, a[0], a[1], a[2], tile);
+    return call_conv(input, weight, bias, a[0], a[1], a[2], tile);
   }
   static Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                             const Lists& a, Mask mask, int64_t tile) {
-    return call_backward(grad_output, input, weight, a[0], a[1], a[2], mask, tile);
+    return call_conv_backward(grad_output, input, weight, a[0], a[1], a[2], mask, tile);
   }
 };
 
@@ -181,7 +164,7 @@ Tensor forward_autocast(const Tensor& input, const Tensor& weight, const Optiona
   const c10::impl::ExcludeDispatchKeyGuard guard(key);
   const auto to = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const auto& t) { return at::autocast::cached_cast(to, t, device); };
-  return call_forward(cast(input), cast(weight), cast(bias), stride, padding, dilation, tile);
+  return call_conv(cast(input), cast(weight), cast(bias), stride, padding, dilation, tile);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <array>
 
 #include "ops/depthwise_conv/autograd_torch.h"
+#include "ops/depthwise_conv/calls_torch.h"
 #include "ops/depthwise_conv/geometry_torch.h"
 #include "ops/depthwise_conv/kernels_torch.h"
 #include "ops/depthwise_conv/transpose_geometry_torch.h"
@@ -22,15 +23,6 @@ namespace {
 
 using at::Tensor;
 using c10::SymIntArrayRef;
-
-Tensor call_forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                    SymIntArrayRef stride, SymIntArrayRef padding, SymIntArrayRef output_padding,
-                    SymIntArrayRef dilation, int64_t tile) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fastconv::depthwise_conv_transpose", "")
-                             .typed<decltype(call_forward)>();
-  return op.call(input, weight, bias, stride, padding, output_padding, dilation, tile);
-}
 
 Gradients call_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                         SymIntArrayRef stride, SymIntArrayRef padding,
@@ -158,7 +150,7 @@ struct Transposed {
 
   static Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                         const Lists& a, int64_t tile) {
-    return call_forward(input, weight, bias, a[0], a[1], a[2], a[3], tile);
+    return call_conv_transpose(input, weight, bias, a[0], a[1], a[2], a[3], tile);
   }
   static Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                             const Lists& a, Mask mask, int64_t tile) {
@@ -197,8 +189,8 @@ Tensor forward_autocast(const Tensor& input, const Tensor& weight, const Optiona
   const c10::impl::ExcludeDispatchKeyGuard guard(key);
   const auto to = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const auto& t) { return at::autocast::cached_cast(to, t, device); };
-  return call_forward(cast(input), cast(weight), cast(bias), stride, padding, output_padding,
-                      dilation, tile);
+  return call_conv_transpose(cast(input), cast(weight), cast(bias), stride, padding, output_padding,
+                             dilation, tile);
 }
 
 }  // namespace

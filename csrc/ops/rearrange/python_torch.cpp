@@ -1,55 +1,17 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// The rearrangements as functions of the Python module.  `torch.ops` matches every argument with a
-// schema and boxes it, which takes one to two microseconds: more than everything else that a call
-// on a small tensor costs.  These take plain calls only, of exact tensors and ints, and give None
-// for anything else; the caller then asks torch.ops, which knows what to do or to raise.
+// Short ways from Python to the rearrangements.
 #include "ops/rearrange/python_torch.h"
 
-#include <ATen/PythonTorchFunctionTLS.h>
-#include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/jit/frontend/tracer.h>
-#include <torch/csrc/utils/pybind.h>
-
 #include "ops/rearrange/autograd_torch.h"
+#include "python_call_torch.h"
 
 namespace fastconv::rearrange {
 namespace {
 
-// Neither a subclass nor a mode nor torch.jit.trace has a say in the call.  Everything below
-// Python, such as torch.func, autocast and fake tensors' modes, is the dispatcher's business.
-bool is_plain(PyObject* object) {
-  return THPVariable_CheckExact(object) && !at::impl::torch_function_mode_enabled() &&
-         !torch::jit::tracer::isTracing();
-}
-
-bool to_int(PyObject* object, int64_t& value) {
-  if (!PyLong_CheckExact(object)) return false;
-  int overflow = 0;
-  value = PyLong_AsLongLongAndOverflow(object, &overflow);
-  return overflow == 0;
-}
-
-// One number for each of the `spatial` axes, a list or tuple of numbers, or neither.
-bool to_block(PyObject* object, int64_t spatial, Numbers& block) {
-  int64_t value = 0;
-  if (to_int(object, value)) {
-    block.assign(spatial, value);
-    return true;
-  }
-  const bool is_list = PyList_CheckExact(object);
-  if (!is_list && !PyTuple_CheckExact(object)) return false;
-  const Py_ssize_t count = is_list ? PyList_GET_SIZE(object) : PyTuple_GET_SIZE(object);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!to_int(is_list ? PyList_GET_ITEM(object, i) : PyTuple_GET_ITEM(object, i), value)) {
-      return false;
-    }
-    block.push_back(value);
-  }
-  return true;
-}
+using python::as_method;
+using python::is_plain;
 
 // (input, block, order), or (input, block) for pixel_shuffle and its inverse: two axes, 'crd'.
 template <bool kToDepth>
@@ -61,14 +23,12 @@ PyObject* block_method(PyObject* /*module*/, PyObject* const* args, Py_ssize_t c
   const at::Tensor& input = THPVariable_Unpack(args[0]);
   int64_t spatial = 2;
   if (count == 3) {
-    if (!PyUnicode_CheckExact(args[2])) Py_RETURN_NONE;
-    Py_ssize_t length = 0;
-    const char* const text = PyUnicode_AsUTF8AndSize(args[2], &length);
-    if (text == nullptr) return nullptr;
-    order = {text, static_cast<size_t>(length)};
+    const auto text = python::to_text(args[2]);
+    if (!text) Py_RETURN_NONE;
+    order = *text;
     spatial = std::min<int64_t>(std::max<int64_t>(input.dim() - 2, 1), 3);
   }
-  if (!to_block(args[1], spatial, block)) Py_RETURN_NONE;
+  if (!python::append_ints(args[1], spatial, block)) Py_RETURN_NONE;
   if (count == 2 && block.size() != 2) Py_RETURN_NONE;
   at::Tensor output;
   {
@@ -82,7 +42,7 @@ PyObject* block_method(PyObject* /*module*/, PyObject* const* args, Py_ssize_t c
 PyObject* shuffle_method(PyObject* /*module*/, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   int64_t groups = 0;
-  if (count != 2 || !is_plain(args[0]) || !to_int(args[1], groups)) Py_RETURN_NONE;
+  if (count != 2 || !is_plain(args[0]) || !python::to_int(args[1], groups)) Py_RETURN_NONE;
   const at::Tensor& input = THPVariable_Unpack(args[0]);
   at::Tensor output;
   {
@@ -91,11 +51,6 @@ PyObject* shuffle_method(PyObject* /*module*/, PyObject* const* args, Py_ssize_t
   }
   return THPVariable_Wrap(std::move(output));
   END_HANDLE_TH_ERRORS
-}
-
-template <class Method>
-constexpr PyCFunction as_method(Method* method) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(method));
 }
 
 }  // namespace
