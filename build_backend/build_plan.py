@@ -61,25 +61,18 @@ def sources(root: str, cuda: bool) -> list[str]:
 
 
 def merge_torch_files(root: str, files: Sequence[str], folder: str) -> list[str]:
-    """Replaces the files that include torch's headers by a few files in `folder` with them all.
+    """Replaces the files that include torch's or pybind11's headers by one in `folder` with all.
 
-    Those headers take 7 seconds a file, more than what is ours in it. No two files of one folder,
-    which may use the same names, are compiled together.
+    Those headers take 7 seconds a file, more than what is ours in it. Files of one folder that use
+    the same names need namespaces of their own.
     """
-    inside = [path for path in files if path.endswith("torch.cpp")]
-    rooms: dict[str, list[str]] = {}
-    for path in inside:
-        rooms.setdefault(os.path.dirname(path), []).append(path)
-    merged: list[list[str]] = [[] for _ in range(max(map(len, rooms.values()), default=0))]
-    for first, room in enumerate(rooms.values()):
-        for i, path in enumerate(room):
-            merged[(first + i) % len(merged)].append(path)
-    names = []
-    for i, group in enumerate(merged):
-        text = "".join(f'#include "{os.path.relpath(path, "csrc")}"\n' for path in group)
-        names.append(os.path.join(folder, f"torch_files_{i}.cpp"))
-        _write_if_changed(os.path.join(root, names[-1]), text)
-    return names + [path for path in files if path not in inside]
+    inside = [path for path in files if path.endswith(("torch.cpp", "module.cpp"))]
+    if not inside:
+        return list(files)
+    text = "".join(f'#include "{os.path.relpath(path, "csrc")}"\n' for path in inside)
+    name = os.path.join(folder, "torch_files.cpp")
+    _write_if_changed(os.path.join(root, name), text)
+    return [name, *(path for path in files if path not in inside)]
 
 
 def _write_if_changed(path: str, text: str) -> None:

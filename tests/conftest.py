@@ -7,6 +7,9 @@ import functools
 import importlib.util
 import os
 import random
+import signal
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -29,13 +32,35 @@ def has_cuda():
     return importlib.import_module("fastconv._C").has_cuda()
 
 
+# Tests of what they compile themselves.
+COMPILING = [Path(__file__).parent / folder for folder in ("host_cuda", "cpu_kernels")]
+
+
 def pytest_collection_modifyitems(items):
+    # Last, so that the compilers have finished: see _compile_ahead.
+    items.sort(key=lambda item: (item.path.parent in COMPILING, item.path.parent == COMPILING[1]))
     if has_cuda():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device and CUDA kernels")
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_ahead(request):
+    """Compiles, while other tests run, what the last ones need."""
+    files = {item.path for item in request.session.items}
+    compiling = sorted(path for path in files if path.parent in COMPILING)
+    if not compiling or len(compiling) == len(files):
+        yield
+        return
+    command = [sys.executable, Path(__file__).with_name("build_ahead.py"), *compiling]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, start_new_session=True, **quiet) as compilers:
+        yield
+        if compilers.poll() is None:  # with the compilers that it has started
+            os.killpg(compilers.pid, signal.SIGTERM)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

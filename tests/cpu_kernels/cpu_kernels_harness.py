@@ -59,6 +59,10 @@ def skip_reason() -> str | None:
     return None
 
 
+def has_valgrind() -> bool:
+    return shutil.which("valgrind") is not None
+
+
 def level_sources(room: str) -> list[pathlib.Path]:
     """The files that compile a room's kernels, one for each level: those that name a level."""
     files = sorted((CSRC / "ops" / room).glob("*.cpp"))

@@ -5,6 +5,8 @@
 conftest.py puts these tests last; they judge the run that they are part of.
 """
 
+import pathlib
+
 import coverage
 import host_cuda_harness as hc
 import mutants
@@ -24,6 +26,14 @@ def whole_run(request):
 def test_everything_runs(whole_run, room):
     missing = coverage.missing(SOURCES[room], coverage.library_of(room))
     assert not missing, "not run by any test:\n" + "\n".join(missing)
+
+
+def test_rooms_use_the_libraries_that_are_built_ahead():
+    """build_ahead.py gives a room's sources in the same order, or they are compiled twice."""
+    for path in map(pathlib.Path, hc.LOADED):
+        room = path.stem.rpartition("-")[0]
+        if room in SOURCES:
+            assert path == hc.build_path(room, [f"{room}.cpp", *hc.room_sources(room)])
 
 
 def test_finds_what_the_sources_declare():

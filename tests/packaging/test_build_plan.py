@@ -25,19 +25,18 @@ def test_sources_are_sorted_and_cuda_is_optional(tmp_path):
     assert build_plan.sources(str(tmp_path), cuda=True) == sorted([*host, "csrc/ops/b/b.cu"])
 
 
-def test_files_with_torch_headers_are_compiled_together_but_for_those_of_one_folder(tmp_path):
-    files = [f"csrc/{name}" for name in ("a.cpp", "b/torch.cpp", "b/x_torch.cpp", "d/torch.cpp")]
+def test_files_with_torch_headers_are_compiled_together(tmp_path):
+    files = [f"csrc/{name}" for name in ("a.cpp", "b/torch.cpp", "b/x_torch.cpp", "module.cpp")]
     merged = build_plan.merge_torch_files(str(tmp_path), files, "build")
-    assert merged == ["build/torch_files_0.cpp", "build/torch_files_1.cpp", "csrc/a.cpp"]
-    first, second = ((tmp_path / name).read_text() for name in merged[:2])
-    assert first == '#include "b/torch.cpp"\n'
-    assert second == '#include "b/x_torch.cpp"\n#include "d/torch.cpp"\n'
+    assert merged == ["build/torch_files.cpp", "csrc/a.cpp"]
+    text = (tmp_path / merged[0]).read_text()
+    assert text == '#include "b/torch.cpp"\n#include "b/x_torch.cpp"\n#include "module.cpp"\n'
 
 
 def test_an_unchanged_file_is_not_written_again(tmp_path):
     def build():
         build_plan.merge_torch_files(str(tmp_path), ["csrc/a/torch.cpp"], "build")
-        return (tmp_path / "build/torch_files_0.cpp").stat().st_mtime_ns
+        return (tmp_path / "build/torch_files.cpp").stat().st_mtime_ns
 
     assert build() == build()
 

@@ -14,7 +14,7 @@
 namespace fastconv::depth_max_pool {
 namespace {
 
-using Windows = c10::SmallVector<int64_t, 4>;
+using Numbers = c10::SmallVector<int64_t, 4>;
 
 at::Tensor call_plain(const at::Tensor& input, c10::SymIntArrayRef kernel,
                       c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
@@ -28,7 +28,7 @@ at::Tensor call_plain(const at::Tensor& input, c10::SymIntArrayRef kernel,
 // One number for each of `dims` dimensions.  A number alone is the channels' where windows are over
 // channels only, `rest` then the others'; else it is that of all dimensions.
 bool to_windows(PyObject* object, int64_t dims, bool channels_only, int64_t rest,
-                Windows& windows) {
+                Numbers& windows) {
   int64_t value = 0;
   if (channels_only && python::to_int(object, value)) {
     windows.push_back(value);
@@ -48,7 +48,7 @@ PyObject* pool_method(PyObject* /*module*/, PyObject* const* args, Py_ssize_t co
   const auto sequence = python::Sequence::of(args[1]);
   const bool channels_only = !sequence;
   const int64_t dims = sequence ? sequence->size : std::max<int64_t>(input.dim() - 1, 1);
-  Windows kernel, stride, padding, dilation;
+  Numbers kernel, stride, padding, dilation;
   if (dims < 1 || !to_windows(args[1], dims, channels_only, 1, kernel) ||
       !to_windows(args[3], dims, channels_only, 0, padding) ||
       !to_windows(args[4], dims, channels_only, 1, dilation)) {

@@ -20,7 +20,8 @@
 #include "ops/depthwise_conv/kernels_torch.h"
 #include "torch_utils.h"
 
-namespace fastconv::depthwise_conv {
+// Of its own: the build compiles this file together with the room's others.
+namespace fastconv::depthwise_conv::activation_op {
 namespace {
 
 using at::Tensor;
@@ -172,4 +173,4 @@ TORCH_LIBRARY_IMPL(fastconv, AutocastCUDA, m) {
          TORCH_FN((forward_autocast<c10::DispatchKey::AutocastCUDA, c10::DeviceType::CUDA>)));
 }
 
-}  // namespace fastconv::depthwise_conv
+}  // namespace fastconv::depthwise_conv::activation_op

@@ -15,7 +15,8 @@
 #include "ops/depthwise_conv/cpu.h"
 #include "torch_utils.h"
 
-namespace fastconv::depthwise_conv {
+// Of its own: the build compiles this file together with the room's others.
+namespace fastconv::depthwise_conv::pointwise_op {
 namespace {
 
 using at::Tensor;
@@ -157,4 +158,4 @@ TORCH_LIBRARY_IMPL(fastconv, FuncTorchBatched, m) {
   m.impl("_activation_gradient", TORCH_FN(native_slope));
 }
 
-}  // namespace fastconv::depthwise_conv
+}  // namespace fastconv::depthwise_conv::pointwise_op
