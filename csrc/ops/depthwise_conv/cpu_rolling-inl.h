@@ -283,52 +283,6 @@ void rolling_strip(const RollingStrip<T>& strip) {
   }
 }
 
-// A pair of channels whose rows are one vector.
-template <int K, int Step, class T>
-void rolling_pair(const RollingStrip<T>& t) {
-  if (K == 3 && t.plane_count == 1) {
-    rolling_strip<RollingShape<K, 2, K == 3, true, Step>>(t);
-  } else {
-    rolling_strip<RollingShape<K, 2, false, true, Step>>(t);
-  }
-}
-
-// Strips of as many vectors as leave the sums under way in registers.
-template <int K, bool Flat, int Step, class T>
-void rolling_strips(RollingStrip<T> t) {
-  constexpr int kV = kLanes<float>, kMost = Step == 2 ? 2 : K == 7 ? 3 : 4;
-  const int64_t end = t.x1;
-  int64_t vectors = ceil_div(end - t.x0, kV);
-  for (int64_t strips = ceil_div(vectors, kMost); strips > 0; --strips) {
-    const int64_t v = ceil_div(vectors, strips);
-    t.x1 = min_of(end, t.x0 + v * kV);
-    switch (v) {
-      case 1:
-        rolling_strip<RollingShape<K, 1, Flat, false, Step>>(t);
-        break;
-      case 2:
-        rolling_strip<RollingShape<K, 2, Flat, false, Step>>(t);
-        break;
-      case 3:
-        if constexpr (kMost >= 3) rolling_strip<RollingShape<K, 3, Flat, false, Step>>(t);
-        break;
-      default:
-        if constexpr (kMost >= 4) rolling_strip<RollingShape<K, 4, Flat, false, Step>>(t);
-    }
-    vectors -= v;
-    t.x0 = t.x1;
-  }
-}
-// Only a 3x3 filter of one plane has code of its own: its weights are held.
-template <int K, int Step, class T>
-void rolling_channel(const RollingStrip<T>& t) {
-  if (K == 3 && t.plane_count == 1) {
-    rolling_strips<K, K == 3, Step>(t);
-  } else {
-    rolling_strips<K, false, Step>(t);
-  }
-}
-
 #endif
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA
