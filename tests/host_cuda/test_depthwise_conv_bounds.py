@@ -186,6 +186,13 @@ def test_both_gradients_of_nothing(library, channels_last):
         check(library, conv2d(size, (3, 3), batch=batch, **more), b"walk_", [FUSED])
 
 
+@pytest.mark.parametrize("which", ["backward_weight", FUSED])
+def test_segments_of_more_rows_than_a_word_has_bits(library, which):
+    """A bit for each age of a row: 1,024 segments of 34 rows, in blocks of one thread."""
+    case = conv2d((34 * 1024, 3), (3, 3), pad=same((3, 3)), batch=1, channels=1)
+    check(library, dataclasses.replace(case, channels_last=True), b"walk_scalar", [which])
+
+
 # ---- every kernel of two stages ----
 
 
