@@ -12,7 +12,8 @@ constexpr int64_t kTasks = 32;               // enough to balance the threads of
 constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
 constexpr int64_t kNarrow = 16;  // columns over which prefetching goes to the next channels
 constexpr int64_t kColumns = 4096;
-constexpr int64_t kLanes = kWidestLanes;  // blocks of channels are multiples of it
+constexpr int64_t kMappedBytes = 32 << 20;  // glibc's malloc maps larger pieces anew each time
+constexpr int64_t kLanes = kWidestLanes;    // blocks of channels are multiples of it
 
 inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
   at_most = max_of(at_most, unit);
@@ -23,6 +24,11 @@ inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
 inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
   const auto [lo, hi] = axis.reads(0, min_of(outputs, max_of(1, axis.out)));
   return min_of(hi - lo + 1, max_of(1, axis.in));
+}
+
+inline int64_t result_bytes(const Correlation& c) {
+  const int64_t pixels = c.axis[0].out * c.axis[1].out * c.axis[2].out;
+  return c.batch * c.out_channels * pixels * element_size(c.dtype);
 }
 
 // Columns of a window's task: all of them, but for pixels that fit together badly.
@@ -37,8 +43,13 @@ inline int64_t window_columns(const Correlation& c) {
   }
   // Few channels of many columns would touch a part of each page, and large tensors' pages come
   // back from memory for every other part.  (1x510x256x256, 3x3: 76 to 48 ms, with the faults of
-  // a fresh output.)
-  if (c.prefetch && !scatter && width.step == 1 && pixel >= 1000) return 16;
+  // a fresh output.)  So do results so large that they are mapped anew for each call, whatever the
+  // pixel.  (8x128x112x112: 27.9 to 16.4 ms; with 16 columns, and up to 48, some sizes take half as
+  // long again.)
+  const int64_t bytes = result_bytes(c);
+  if (c.prefetch && !scatter && width.step == 1 && (pixel >= 1000 || bytes > kMappedBytes)) {
+    return bytes > kMappedBytes / 2 ? 8 : 16;
+  }
   return kColumns;
 }
 
