@@ -211,21 +211,39 @@ FASTCONV_INLINE void channel_tile_at(const ChannelTile<T>& t, int64_t o,
   }
 }
 
+// Tiles of one width over outputs [o, end), at least one tile; the last one overlaps the one
+// before.
+template <int Step, int Width, bool Partial, Lanes L, class T>
+void channel_tiles(const ChannelTile<T>& t, int64_t o, int64_t end, const ChannelSink<T>& sink) {
+  for (; o < end; o += Width) {
+    channel_tile_at<Step, Width, Partial, L>(t, min_of(o, end - Width), sink);
+  }
+}
+
 // Outputs [o, end) of a phase.  Tile widths divide the widths of the usual networks (multiples of
-// 7); what is left over is covered by a tile that overlaps the one before.
+// 7, and with dense taps of 12 and 16, whichever computes fewest columns twice).
 template <int Step, bool Partial, Lanes L, class T>
 void channel_row(const ChannelTile<T>& t, int64_t o, int64_t end, const ChannelSink<T>& sink) {
   constexpr int kWide = kVectorRegisters >= 32 ? 14 : 7;
   const int64_t count = end - o;
+  if constexpr (Step == 1 && !Partial && kWide == 14) {
+    const int64_t sevens = round_up(count, 7);  // 14 columns or 7 each
+    if (count >= 16 && round_up(count, 16) < sevens) {
+      return channel_tiles<Step, 16, Partial, L>(t, o, end, sink);
+    }
+    if (count >= 12 && round_up(count, 12) < sevens) {
+      return channel_tiles<Step, 12, Partial, L>(t, o, end, sink);
+    }
+  }
   for (; end - o >= kWide; o += kWide) channel_tile_at<Step, kWide, Partial, L>(t, o, sink);
   if (kWide > 7 && end - o > 7 && count >= kWide) {
     channel_tile_at<Step, kWide, Partial, L>(t, end - kWide, sink);
   } else if (count >= 7) {
-    for (; o < end; o += 7) channel_tile_at<Step, 7, Partial, L>(t, min_of(o, end - 7), sink);
+    channel_tiles<Step, 7, Partial, L>(t, o, end, sink);
   } else if (count >= 3) {
-    for (; o < end; o += 3) channel_tile_at<Step, 3, Partial, L>(t, min_of(o, end - 3), sink);
+    channel_tiles<Step, 3, Partial, L>(t, o, end, sink);
   } else {
-    for (; o < end; ++o) channel_tile_at<Step, 1, Partial, L>(t, o, sink);
+    channel_tiles<Step, 1, Partial, L>(t, o, end, sink);
   }
 }
 
