@@ -101,7 +101,8 @@ def padding_list(
         if padding == "same":
             pairs = []
             sizes: Sequence[int] = input.shape[-nd:]
-            if torch._C._is_tracing():  # sizes are tensors, which a trace cannot pass on as ints
+            # Under torch.jit.trace sizes are tensors, which it cannot pass on as ints.
+            if not compiling() and torch._C._is_tracing():
                 sizes, kernel = [int(n) for n in sizes], [int(k) for k in kernel]
             for size, k, s, d in zip(sizes, kernel, stride, dilation, strict=False):
                 total = _in_64_bits(d * (k - 1))
