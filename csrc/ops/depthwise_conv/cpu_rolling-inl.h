@@ -139,6 +139,7 @@ FASTCONV_INLINE void rolling_row(RollingState<R>& s, const RollingRow<R>& row, c
   (rolling_taps<R, U, J, C>(s, row, weight, weight_channel), ...);
 }
 
+// The vectors of an input row, and what follows each of them.
 template <class R, class T>
 FASTCONV_INLINE void rolling_load(const RollingStrip<T>& t, const RollingState<R>& s, const T* p,
                                   RollingRow<R>& row) {
