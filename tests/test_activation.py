@@ -65,6 +65,20 @@ def test_accuracy_of_float32(name, rng):
 
 
 @each_activation
+def test_neighbours_do_not_matter(name, rng):
+    """What a vector does for a number of large magnitude leaves its other numbers their bits."""
+    z = torch.randn(48 * 64, generator=rng) * 6
+    far = torch.tensor([1e3, -1e3, math.inf, -80.0, math.nan, 14.0])
+    mixed = z.clone()
+    mixed[::5] = far.repeat(len(mixed[::5]) // len(far) + 1)[: len(mixed[::5])]
+    near = torch.ones_like(z, dtype=torch.bool)
+    near[::5] = False
+    for isa in each_isa():
+        for f in (activated, slopes):
+            assert torch.equal(f(z, name)[near], f(mixed, name)[near]), isa
+
+
+@each_activation
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_accuracy_of_half_precision(name, dtype):
     """Every number: rounded once, after errors of float32."""

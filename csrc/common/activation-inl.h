@@ -11,105 +11,78 @@
 
 namespace fastconv::FASTCONV_ISA {
 
-// max(x, low) and min(x, high) that keep a NaN in x: the instructions return their second operand.
-FASTCONV_INLINE VecF32 at_least(VecF32 x, VecF32 low) {
-#if FASTCONV_LEVEL >= 2
-  return (VecF32)_mm512_max_ps((__m512)low, (__m512)x);
-#elif FASTCONV_LEVEL == 1
-  return (VecF32)_mm256_max_ps((__m256)low, (__m256)x);
-#else
-  return select(x < low, low, x);
-#endif
-}
-FASTCONV_INLINE VecF32 at_most(VecF32 x, VecF32 high) {
-#if FASTCONV_LEVEL >= 2
-  return (VecF32)_mm512_min_ps((__m512)high, (__m512)x);
-#elif FASTCONV_LEVEL == 1
-  return (VecF32)_mm256_min_ps((__m256)high, (__m256)x);
-#else
-  return select(x > high, high, x);
-#endif
-}
-FASTCONV_INLINE VecF64 at_least(VecF64 x, VecF64 low) { return select(x < low, low, x); }
-FASTCONV_INLINE VecF64 at_most(VecF64 x, VecF64 high) { return select(x > high, high, x); }
-
-// Added to a small number and taken off again, it leaves the nearest integer, which is in the low
-// bits of the sum.
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
-
-// 2^n for -126 <= n <= 127, from n + kMagic.
-FASTCONV_INLINE VecF32 two_to(VecF32 shifted) {
-  return (VecF32)(((VecI32)shifted << 23) + 0x3f800000);
-}
-// v * 2^n for n <= 0, rounded once where that is subnormal.
-FASTCONV_INLINE VecF32 scaled(VecF32 v, VecF32 n) {
-#if FASTCONV_LEVEL >= 2
-  return (VecF32)_mm512_scalef_ps((__m512)v, (__m512)n);
-#else
-  const VecF32 least = set1<float>(-110.0f), first = at_least(n, least);
-  return v * two_to(first + kMagic) * two_to(at_least(n - first, least) + kMagic);
-#endif
-}
-
-#if FASTCONV_LEVEL >= 1
-// a * b - c, rounded once; of fma(a, b, -c) a compiler may take the product for c.
-FASTCONV_INLINE VecF32 multiply_subtract(VecF32 a, VecF32 b, VecF32 c) {
-#if FASTCONV_LEVEL >= 2
-  return (VecF32)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)c);
-#else
-  return (VecF32)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)c);
-#endif
-}
-#endif
-
-// (1 + rest) * 2^n
-struct Exponential {
-  VecF32 rest, n, shifted;  // n + kMagic
-
-  FASTCONV_INLINE VecF32 times(VecF32 v) const { return scaled(fma(rest, v, v), n); }
-};
-// e^(Sign * x + low), |low| < 2^-17.  With n ln 2 + r for the exponent, |r| < 0.347, e^r is a
-// polynomial with a relative error of 0.07 * 2^-24.  An activation is one chain of operations: what
-// runs beside it costs nothing.
-template <int Sign>
-FASTCONV_INLINE Exponential exponential(VecF32 x, const VecF32* low = nullptr) {
-  const VecF32 shifted = fma(x, set1<float>(Sign * 0x1.715476p0f), set1<float>(kMagic));  // / ln 2
-  const VecF32 n = shifted - kMagic;
-  // The upper part of ln 2 has 16 bits, so its product with n is exact.
-  const VecF32 lower = set1<float>(Sign * -0x1.7f7d1cp-20f);
-  VecF32 r = fma(n, set1<float>(Sign * -0x1.62e4p-1f), x);
-  r = low != nullptr ? r + fma(n, lower, *low) : fma(n, lower, r);
-  const VecF32 square = r * r;
-  const VecF32 first = fma(r, set1<float>(Sign * 0x1.55549p-3f), set1<float>(0x1.fffffcp-2f));
-  VecF32 series = fma(r, set1<float>(Sign * 0x1.123a8ep-7f), set1<float>(0x1.5558f6p-5f));
-  series = fma(square, set1<float>(0x1.6a2318p-10f), series);
-  series = fma(series, square, first);
-  return {fma(series, square, Sign > 0 ? r : -r), n, shifted};
-}
-
+// Whether a lane's magnitude is above `bound`, or it is NaN.  What only such numbers need would
+// take up to a third of an activation's time: a vector that has one goes another way.  There its
+// other lanes get the same bits.
 FASTCONV_INLINE VecF32 magnitude_of(VecF32 x) { return (VecF32)((VecI32)x & 0x7fffffff); }
+FASTCONV_INLINE bool any_beyond(VecF32 magnitude, float bound) {
+  const VecI32 bits = (VecI32)magnitude, limit = (VecI32)set1<float>(bound);  // in the same order
+#if FASTCONV_LEVEL >= 2
+  const bool any = _mm512_cmpgt_epi32_mask((__m512i)bits, (__m512i)limit) != 0;
+#elif FASTCONV_LEVEL == 1
+  const bool any = _mm256_movemask_ps((__m256)(bits > limit)) != 0;
+#else
+  const VecI64 halves = (VecI64)(bits > limit);
+  const bool any = (halves[0] | halves[1]) != 0;
+#endif
+  return __builtin_expect(any, false);
+}
 
-// z / (1 + e^-z).  Of e^-z only 2^64 goes into the sum, beside which 1 is nothing; what is left of
-// the exponent divides the quotient.
+// z / (1 + e^-z)
+constexpr float kFarSilu = 76;  // e^-76 is nothing beside 1
+template <bool Far>
+FASTCONV_INLINE VecF32 silu_within(VecF32 z) {
+  const VecF32 one = set1<float>(1.0f);
+  if constexpr (!Far) {
+    const Product e = exponential_of_negative(z);
+    return z / fma(e.rest, e.power, e.power + one);
+  } else {
+    // Below -110, z * e^z is less than half the smallest number.  Between both, 2^-64 of e^-z.
+    const VecF32 far = set1<float>(kFarSilu), lowest = set1<float>(-110.0f);
+    const VecF32 x = at_least(at_most(z, far), lowest);
+    const Product e = exponential_of_negative(x);
+    const VecI32 deep = x < -far;
+    const VecF32 power = (VecF32)((VecI32)e.power - (deep & (64 << 23)));
+    const VecF32 sum = fma(e.rest, power, power + select(deep, VecF32{}, one));
+    const VecF32 above = select(z < lowest, z * VecF32{}, z);
+    return above / sum * select(deep, set1<float>(0x1p-64f), one);
+  }
+}
+// Several vectors: one branch for all of them.
+template <int N>
+FASTCONV_INLINE void silu_each(VecF32 (&z)[N]) {
+  VecI32 largest = (VecI32)magnitude_of(z[0]);
+  for (int i = 1; i < N; ++i) {
+    const VecI32 magnitude = (VecI32)magnitude_of(z[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  if (any_beyond((VecF32)largest, kFarSilu)) {
+    for (int i = 0; i < N; ++i) z[i] = silu_within<true>(z[i]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) z[i] = silu_within<false>(z[i]);
+  }
+}
 FASTCONV_INLINE VecF32 silu(VecF32 z) {
-  // e^-76 is nothing beside 1; at 2^100 the exponential is infinite, and finite / infinite is 0.
-  const VecF32 x = at_least(at_most(z, set1<float>(76.0f)), set1<float>(-0x1p100f));
-  const Exponential e = exponential<-1>(x);
-  const VecF32 bounded = at_most(e.shifted, set1<float>(kMagic + 64)), power = two_to(bounded);
-  return scaled(z / fma(e.rest, power, power + 1), bounded - e.shifted);
+  if (any_beyond(magnitude_of(z), kFarSilu)) return silu_within<true>(z);
+  return silu_within<false>(z);
 }
 // sigma(z) * (1 + z * sigma(-z)), with e = e^-|z|, part = 1 / (1 + e), and e * part for the other
 // of both: no digits are lost to 1 + e^-z where that is large.
-FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
-  // Below -110, z * e^z is less than half the smallest number; below 2^-110, e is any number so
-  // small.
-  const VecF32 highest = set1<float>(110.0f), x = magnitude_of(z), one = set1<float>(1.0f);
-  const Exponential exponent = exponential<-1>(at_most(x, highest));
-  const VecF32 power = two_to(at_least(exponent.shifted, set1<float>(kMagic - 110)));
-  const VecF32 e = select(x > highest, VecF32{}, fma(exponent.rest, power, power));
+template <bool Far>
+FASTCONV_INLINE VecF32 silu_slope_within(VecF32 z, VecF32 magnitude) {
+  const VecF32 far = set1<float>(kFarSilu), one = set1<float>(1.0f);
+  const Product exponent = exponential_of_negative(Far ? at_most(magnitude, far) : magnitude);
+  VecF32 e = fma(exponent.rest, exponent.power, exponent.power);
+  if constexpr (Far) e = select(magnitude > far, VecF32{}, e);
   const VecF32 part = one / (one + e), other = part * e;
   const auto negative = z < VecF32{};
   return select(negative, other, part) * fma(z, select(negative, part, other), one);
+}
+FASTCONV_INLINE VecF32 silu_slope(VecF32 z) {
+  const VecF32 magnitude = magnitude_of(z);
+  if (any_beyond(magnitude, kFarSilu)) return silu_slope_within<true>(z, magnitude);
+  return silu_slope_within<false>(z, magnitude);
 }
 
 // The tail of the normal distribution, P(N > a) for a = |z|, as e^(-a^2 / 2) * R(a).  R falls from
@@ -221,6 +194,15 @@ FASTCONV_INLINE V activate(V z) {
   }
   if constexpr (K == Activation::kSilu) return silu(z);
   if constexpr (K == Activation::kGelu) return gelu(z);
+}
+
+template <Activation K, class V, int N>
+FASTCONV_INLINE void activate_each(V (&z)[N]) {
+  if constexpr (K == Activation::kSilu && sizeof(z[0][0]) == sizeof(float)) {
+    silu_each(z);
+  } else {
+    for (int i = 0; i < N; ++i) z[i] = activate<K>(z[i]);
+  }
 }
 
 // Calls f(k) for an activation, which k holds as a constant; nothing for none.

@@ -37,20 +37,19 @@ constexpr Activation brief(Activation activation) {
 // the compiler does not know: else it keeps them in registers, at the expense of loops that have
 // none to spare.
 template <class A>
-constexpr A kBriefConstants[] = {0, __builtin_inff(), 6, 3, A{1} / A{6}};
+constexpr A kBriefConstants[] = {0, 6, 3, A{1} / A{6}};
 
 #if FASTCONV_LEVEL >= 2
-// With one register beside `z`.  A NaN in z, which the bounds replace, comes back with the product.
-FASTCONV_INLINE void hardswish_in_place(VecF32& z, const float& three, const float& zero,
-                                        const float& six, const float& sixth) {
+// With one register beside `z`, and one instruction that takes it to [-3, 3]: of z and 3 the one
+// that is nearer to zero, with the sign of z.  A NaN in z comes back with the last product.
+FASTCONV_INLINE void hardswish_in_place(VecF32& z, const float& three, const float& sixth) {
   VecF32 t;
-  asm("vaddps %[three]%{1to16%}, %[z], %[t]\n\t"
-      "vmaxps %[zero]%{1to16%}, %[t], %[t]\n\t"
-      "vminps %[six]%{1to16%}, %[t], %[t]\n\t"
+  asm("vrangeps $2, %[three]%{1to16%}, %[z], %[t]\n\t"
+      "vaddps %[three]%{1to16%}, %[t], %[t]\n\t"
       "vmulps %[sixth]%{1to16%}, %[t], %[t]\n\t"
       "vmulps %[t], %[z], %[z]"
       : [z] "+v"(z), [t] "=&v"(t)
-      : [three] "m"(three), [zero] "m"(zero), [six] "m"(six), [sixth] "m"(sixth));
+      : [three] "m"(three), [sixth] "m"(sixth));
 }
 #endif
 
@@ -82,19 +81,24 @@ FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]
     for (int i = 0; i < N; ++i) {
 #if FASTCONV_LEVEL >= 2
       if constexpr (kBroadcastsConstants<T>) {
-        hardswish_in_place(sums[i], c[3], c[0], c[2], c[4]);
+        hardswish_in_place(sums[i], c[2], c[3]);
         continue;
       }
 #endif
       asm volatile("" : "+r"(c));
-      sums[i] = hardswish(sums[i], set1<A>(c[3]), set1<A>(c[0]), set1<A>(c[2]), set1<A>(c[4]));
+      sums[i] = hardswish(sums[i], set1<A>(c[2]), set1<A>(c[0]), set1<A>(c[1]), set1<A>(c[3]));
     }
   } else {
-    const int high = activation == Activation::kRelu6 ? 2 : 1;
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
       asm volatile("" : "+r"(c));
-      sums[i] = at_most(at_least(sums[i], set1<A>(c[0])), set1<A>(c[high]));
+      sums[i] = at_least(sums[i], set1<A>(c[0]));
+    }
+    if (activation != Activation::kRelu6) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      asm volatile("" : "+r"(c));
+      sums[i] = at_most(sums[i], set1<A>(c[1]));
     }
   }
 }
@@ -131,6 +135,15 @@ void finish_piece(const Piece<T>& p) {
       const T* const z = p.z + at;
       const T* const dy = Gradient ? p.gradient + at : z;
       int64_t i = 0;
+      if constexpr (!Gradient) {
+        constexpr int kGroup = 4;
+        for (; i + kGroup * kV <= p.length; i += kGroup * kV) {
+          Vec<Accum<T>> group[kGroup];
+          for (int j = 0; j < kGroup; ++j) group[j] = rounded<Rounded>(load(z + i + j * kV));
+          activate_each<K>(group);
+          for (int j = 0; j < kGroup; ++j) store(y + i + j * kV, group[j]);
+        }
+      }
       for (; i + kV <= p.length; i += kV) store(y + i, f(load(z + i), load(dy + i)));
       if (i < p.length) {
         const int left = static_cast<int>(p.length - i);
@@ -157,6 +170,34 @@ __attribute__((noinline)) void finish_all(Activation activation, Piece<T> p) {
       if (p.gradient != nullptr) return finish_piece<kActivation, true, Rounded>(p);
     }
     finish_piece<kActivation, false, Rounded>(p);
+  });
+}
+
+// Vectors [vector, vector + count) of the channels of a band of pixels.
+struct Band {
+  int64_t rows, row_stride, columns, column_stride;  // of the result
+  int64_t step;                                      // of the sums from one vector to the next
+  int64_t vector, count, channels;
+};
+// Sums, [vector][column][row][lane], on their way to y.
+template <class T>
+__attribute__((noinline)) void finish_band(Activation activation, const T* sums, T* y,
+                                           const Band& band) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const Band b = band;
+  with_activation(activation, [&](auto k) {
+    for (int64_t row = 0; row < b.rows; ++row) {
+      const T* from = sums + row * kV;
+      T* to = y + row * b.row_stride;
+      for (int64_t column = 0; column < b.columns; ++column) {
+        for (int64_t i = 0; i < b.count; ++i) {
+          const int64_t c = min_of((b.vector + i) * kV, b.channels - kV);
+          store(to + c, activate<decltype(k)::kActivation>(load(from + i * b.step)));
+        }
+        from += b.rows * kV;
+        to += b.column_stride;
+      }
+    }
   });
 }
 

@@ -26,15 +26,49 @@ FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
   }
 }
 
+// With an activation that follows, the sums of a band stay in L1 until those of some neighbouring
+// vectors of channels are there, and go through it on their way to the result: there, vectors of
+// the same channels fall into few sets of L1, and all channels of a band are more than it holds.
+template <class S, class T>
+void window_block_then(const WindowBlock<T>& b, Activation activation, int64_t y) {
+  constexpr int kV = kLanes<Accum<T>>;
+  constexpr int64_t kPixel = S::kRows * kV;  // elements of a column of the band
+  constexpr int64_t kElements = (28 << 10) / static_cast<int64_t>(sizeof(Accum<T>));
+  alignas(kVectorBytes) T sums[kElements];
+  const SlidingWindow<T>& whole = b.window;
+  const int64_t width = whole.x1 - whole.x0, vectors = ceil_div(b.channels, kV);
+  const int64_t columns = ceil_div(width, ceil_div(width, kElements / kPixel));
+  const int64_t band = columns * kPixel, group = min_of(vectors, kElements / band);
+  for (int64_t v = 0; v < vectors; v += group) {
+    for (int64_t x = whole.x0; x < whole.x1; x += columns) {
+      const int64_t end = min_of(x + columns, whole.x1);
+      const int64_t count = min_of(group, vectors - v);
+      for (int64_t i = 0; i < count; ++i) {
+        SlidingWindow<T> t = b.vector(v + i);
+        t.x0 = x;
+        t.x1 = end;
+        t.y = sums + i * band - (y * kV + x * kPixel);
+        t.y_row_stride = kV;
+        t.y_column_stride = kPixel;
+        t.y_ahead = 0;
+        window_band_at<S>(t, y);
+      }
+      finish_band<T>(activation, sums, whole.y + y * whole.y_row_stride + x * whole.y_column_stride,
+                     {S::kRows, whole.y_row_stride, end - x, whole.y_column_stride, band, v, count,
+                      b.channels});
+    }
+  }
+}
+
 template <class S, class T>
 void window_block(const WindowBlock<T>& b, int64_t y) {
   constexpr int kV = kLanes<Accum<T>>;
-  for (int64_t v = 0; v * kV < b.channels; ++v) {
-    window_band_at<S>(b.vector(v), y);
-  }
-  // All channels at once: pixels lie one behind the other, while the vectors of one channel block
-  // fall into few sets of L1.
   const SlidingWindow<T>& t = b.window;
+  const Activation activation = b.problem->activation;
+  const bool follows = activation != Activation::kNone && !is_brief<T, Tile::kTight>(activation);
+  if (follows && t.ahead == 0) return window_block_then<S>(b, activation, y);
+  for (int64_t v = 0; v * kV < b.channels; ++v) window_band_at<S>(b.vector(v), y);
+  // Where results are prefetched, all channels at once: pixels lie one behind the other.
   finish_pixels<Tile::kTight>(*b.problem, t.y + y * t.y_row_stride + t.x0 * t.y_column_stride,
                               S::kRows, t.x1 - t.x0, b.channels);
 }
