@@ -117,10 +117,10 @@ struct Correlation {
   // fastest.  Chunks are whole multiples of the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
-  // A window needs whole vectors.  In the tensor itself the last one of a block overlaps the one
-  // before, and the last block takes what would make a smaller one.
   // Whether a window meets the taps in the opposite order: in that of the input.
   constexpr bool reversed() const { return window && axis[2].backward && axis[2].phases == 1; }
+  // A window needs whole vectors.  In the tensor itself the last one of a block overlaps the one
+  // before, and the last block takes what would make a smaller one.
   constexpr bool overlaps() const { return window && engine == Engine::kChannels; }
   constexpr int64_t channel_blocks() const {
     return ceil_div(overlaps() ? out_channels / kMinWindow * kMinWindow : out_channels,

@@ -170,9 +170,13 @@ struct ChannelSink {
 template <int Width, class T>
 FASTCONV_INLINE void prefetch_next_row(const ChannelTile<T>& t, int64_t o,
                                        const ChannelSink<T>& sink) {
+  // A filter narrower than its step leaves columns out.
+  const int64_t used = t.run.offset_step == 1 ? min_of(t.run.count, t.step) : t.step;
   for (int64_t r = 0; r < t.ahead_rows; ++r) {
     const T* p = t.ahead + r * t.row_stride + o * t.step * t.column_stride;
-    for (int64_t i = 0; i < Width * t.step; ++i) __builtin_prefetch(p + i * t.column_stride);
+    for (int64_t i = 0; i < Width; ++i, p += t.step * t.column_stride) {
+      for (int64_t k = 0; k < used; ++k) __builtin_prefetch(p + k * t.column_stride);
+    }
   }
   if (sink.sums != nullptr) return;
   const T* y = sink.y + sink.row_stride + o * sink.column_stride;

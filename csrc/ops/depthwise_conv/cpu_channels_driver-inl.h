@@ -80,9 +80,10 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
                               const Correlation::Task& task, const T* x, int64_t v) {
   constexpr int kV = kLanes<Accum<T>>;
   const int64_t wide = (task.c1 - task.c0) * p.fan_in;  // filters of this block
-  const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
-  // Filters c0*fan_in + v*kV ...: with fan_out > 1 they read fewer input channels.
-  const int64_t first = task.c0 * p.fan_in + v * kV;
+  const int64_t start = vector_start(p, v, kV, wide);
+  const int lanes = static_cast<int>(min_of(kV, wide - start));
+  // Filters c0*fan_in + start ...: with fan_out > 1 they read fewer input channels.
+  const int64_t first = task.c0 * p.fan_in + start;
   int64_t x_first = first;
   ChannelTile<T> tile;
   tile.lanes = lanes;
@@ -102,7 +103,7 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
   tile.step = p.axis[2].step;
   tile.activation = p.activation;
   tile.ahead = nullptr;
-  tile.ahead_rows = min_of(p.axis[1].step, 2);
+  tile.ahead_rows = min_of(min_of(p.axis[1].step, p.axis[1].kernel), 2);
   return tile;
 }
 
@@ -114,18 +115,20 @@ void channel_rows(const Correlation& p, const ChannelScratch<T>& s, const Correl
   constexpr int kV = kLanes<Accum<T>>;
   ChannelTile<T> tile = channel_vector<T>(p, s, task, x, v);
   const int64_t wide = (task.c1 - task.c0) * p.fan_in, padded = round_up(wide, kV);
-  const int lanes = static_cast<int>(min_of(kV, wide - v * kV));
+  const int64_t start = vector_start(p, v, kV, wide);
+  const int lanes = static_cast<int>(min_of(kV, wide - start));
   const int64_t phases = p.axis[2].phases;
+  const int64_t skipped = max_of(0, p.axis[1].step - p.axis[1].kernel) + 1;
   for (int64_t i = row; i < row + count; ++i, y += p.y_strides.sp[1]) {
     tile.rows = s.rows + i * p.axis[0].kernel * p.axis[1].kernel;
     tile.row_count = s.row_counts[i];
     tile.prefetch = p.prefetch && tile.row_count > 0;
     if (tile.prefetch) {
-      tile.ahead = tile.x + tile.rows[tile.row_count - 1].row + p.x_strides.sp[1];
+      tile.ahead = tile.x + tile.rows[tile.row_count - 1].row + skipped * p.x_strides.sp[1];
     }
     for (int64_t phase = 0; phase < phases; ++phase) {
       tile.run = s.phases[phase].run;
-      ChannelSink<T> sink{y + task.c0 + v * kV + phase * p.y_strides.sp[2], nullptr,
+      ChannelSink<T> sink{y + task.c0 + start + phase * p.y_strides.sp[2], nullptr,
                           phases * p.y_strides.sp[2], p.y_strides.sp[1], lanes};
       if (p.fan_in > 1) {
         sink.sums = s.sums + (phase - task.x0) * padded + v * kV;

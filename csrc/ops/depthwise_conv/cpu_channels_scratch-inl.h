@@ -62,9 +62,11 @@ struct ChannelScratch {
   }
 };
 
-// First channel of vector `v` of a block.
+// First channel of vector `v` of a block.  The last vector overlaps the one before where it can: to
+// compute some channels twice takes less than masks.  (8x40x56x56, 7x7: 442 -> 367 us.)
 inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int64_t channels) {
-  return p.overlaps() ? min_of(v * lanes, channels - lanes) : v * lanes;
+  const bool tiles = !p.window && p.fan_in == 1 && p.fan_out == 1 && channels >= lanes;
+  return p.overlaps() || tiles ? min_of(v * lanes, channels - lanes) : v * lanes;
 }
 
 // Weights and biases of `count` filters from `first` on; missing lanes are zero.  For a window the

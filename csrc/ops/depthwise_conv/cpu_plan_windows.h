@@ -73,14 +73,22 @@ inline void cut_for_window(Correlation& c) {
   c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
-// Whether tiles of few pixels and all channels beat a window: in large tensors whose rows lie a
-// multiple of 4 KiB apart.  All lines of a window's band then fall into the same sets of L1, and
-// what it prefetches is evicted before it is used.  (1x384x96x96, 3x3, one thread: 564 -> 406 us;
-// but 1x480x28x28, whose rows fall into different sets, 292 -> 337.)
+// Whether tiles of few pixels and all channels beat a window.  Where rows lie a multiple of 4 KiB
+// apart, all lines of a window's band fall into the same sets of L1, and what it prefetches is
+// evicted before it is used: in tensors that do not fit in L2.  (3x3: 1x384x96x96, one thread,
+// 564 -> 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14,
+// whose rows fall into different sets, 59 -> 71.)  What comes from memory is better read in order,
+// whatever its rows.  (8x72x112x112: 870 -> 330 to 650 us; 8x192x112x112: 4.1 -> 2.1 ms; but
+// 8x672x28x28, of 20 MiB, 180 -> 189.)
 inline bool streams(const Correlation& c) {
+  constexpr int64_t kL2Bytes = 1 << 20, kMemoryBytes = 22 << 20;
   const int64_t size = element_size(c.dtype);
-  return can_stream(c) && c.prefetch && c.x_strides.sp[1] * size % 4096 == 0 &&
-         c.out_channels * size >= 256;
+  if (!can_stream(c) || c.out_channels * size < 256) return false;
+  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0;
+  if (c.axis[0].kernel > 1) return conflicts && c.prefetch;
+  const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
+  const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
+  return bytes > (conflicts ? kL2Bytes : kMemoryBytes);
 }
 inline void cut_for_stream(Correlation& c) {
   c.stream = true;
