@@ -18,11 +18,11 @@ FASTCONV_REARRANGE_INLINE void move_wide(char* out, const char* in) {
   std::memcpy(out, &v, kWide);
 }
 
-// memcpy takes a microcoded path for runs of a few KiB.  It starts slowly (4x232x28x28 fp32,
-// channel_shuffle in 2 groups: 49 us, and 47 in this loop), but long runs do not wait for the lines
-// that they overwrite.  (8x240x56x56 in 3 groups, one thread: 988 us in this loop, 728 with memcpy,
-// where torch takes 840 to 900.)
-constexpr int64_t kLongRun = 8 << 10;
+// From here on memcpy, which takes a microcoded path: it starts slowly, but does not wait for the
+// lines that it overwrites.  (8x240x56x56 fp32, channel_shuffle in 3 groups, one thread: 988 us in
+// the loop below, 728 with memcpy, where torch takes 840 to 900; runs of 3 KiB, 4x232x28x28 in 2
+// groups, two threads: 30.8, 29.8 and 31.8.)
+constexpr int64_t kLongRun = 2 << 10;
 inline void copy_wide(char* out, const char* in, int64_t n) {
   move_wide(out, in);
   const int64_t first = kWide - static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kWide);
