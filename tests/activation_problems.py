@@ -27,6 +27,9 @@ PROBLEMS = {
     "small planes": ((2, 21, 7, 7), (21, 1, 3, 3), {"padding": 1}),
     "large filter": ((1, 35, 14, 14), (35, 1, 7, 7), {"padding": 3}),
     "5x5": ((2, 19, 15, 17), (19, 1, 5, 5), {"padding": 2}),
+    # A window's sums wait in L1 for several vectors of channels, and for part of a row.
+    "window in chunks": ((1, 40, 11, 150), (40, 1, 3, 3), {"padding": 1}),
+    "conflicting rows": ((1, 64, 66, 64), (64, 1, 3, 3), {"padding": 1, "stride": 2}),
     "stride": ((2, 33, 17, 30), (33, 1, 3, 3), {"padding": 1, "stride": 2}),
     "wide": ((1, 3, 9, 75), (3, 1, 5, 7), {"padding": (0, 6)}),
     "pieces": ((1, 2, 150, 130), (2, 1, 3, 3), {"padding": 1}),
