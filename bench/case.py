@@ -30,13 +30,19 @@ OPS = (
     "sigmoid_gate",
     *BLOCKS,
 )
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8")
 LAYOUTS = ("contiguous", "channels_last")
 # "both" is a training step through the layer: forward, then the gradients of input and parameters.
 PASSES = ("forward", "backward", "both")
 SUITES = ("quick", "models", "activations", "large", "tiny", "all")
 
-_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64"}
+_SHORT = {
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "float64": "f64",
+    "uint8": "u8",
+}
 _ABBREVIATED = {
     "stride": "s",
     "padding": "p",
@@ -85,6 +91,14 @@ class Case:
     @property
     def is_block(self) -> bool:
         return self.op in BLOCKS
+
+    @property
+    def makes_sense(self) -> bool:
+        """Whether the operator takes the dtype, and has the pass in it."""
+        if self.dtype == "uint8":
+            return self.op in REARRANGEMENTS and self.mode == "forward"
+        # A block rounds after each of its layers: one kernel's tolerance does not fit it.
+        return self.dtype == "float32" or not self.is_block
 
     @property
     def kind(self) -> str:

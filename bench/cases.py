@@ -16,7 +16,7 @@ from case import OPS as OPS
 from case import PASSES as PASSES
 from case import SUITES as SUITES
 from case import Case as Case
-from sizes import block_sizes, huge_sizes, large_sizes, quick_sizes, tiny_sizes
+from sizes import block_sizes, huge_sizes, large_sizes, pool_sizes, quick_sizes, tiny_sizes
 
 SHAPES = Path(__file__).with_name("shapes.json")
 
@@ -132,7 +132,8 @@ def cases_of(
     if suite == "quick":
         sizes = quick_sizes(device)
     elif suite == "models":
-        sizes = [*model_sizes(batches), *block_sizes(batches)]
+        sizes = [*model_sizes(batches), *pool_sizes(batches), *block_sizes(batches)]
+        dtypes = dtypes or ("float32", "bfloat16", "float16", "uint8")
     elif suite == "activations":
         sizes = activation_sizes(batches)
     elif suite == "large":
@@ -147,8 +148,7 @@ def cases_of(
     cases = [
         case
         for case in _expand(sizes, dtypes or ("float32",), layouts, passes)
-        # A block rounds after each of its layers: one kernel's tolerance does not fit it.
-        if case.dtype == "float32" or not case.is_block
+        if case.makes_sense
     ]
     if suite == "large" and device == "cuda" and not dtypes and "forward" in passes:
         cases += _expand(huge_sizes(), ["bfloat16"], layouts, ["forward"])
@@ -157,4 +157,6 @@ def cases_of(
 
 def tensor_bytes(case: Case) -> int:
     """Bytes of the case's input: what decides whether it fits into memory."""
-    return math.prod(case.shape) * {"float64": 8, "float32": 4}.get(case.dtype, 2)
+    return math.prod(case.shape) * {"float64": 8, "float32": 4, "uint8": 1}.get(
+        case.dtype, 2
+    )

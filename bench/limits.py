@@ -77,9 +77,13 @@ def fma_peaks(dtypes: Iterable[str], device: str, budget: float) -> dict[str, fl
     """Multiply-add rate of each dtype in flops per second.
 
     Reduced precision has float32's, since sums are taken in float32; dot-product and tensor-core
-    instructions can beat it.
+    instructions can beat it.  Integers are moved alone.
     """
-    real = {dtype: "float64" if dtype == "float64" else "float32" for dtype in dtypes}
+    real = {
+        dtype: "float64" if dtype == "float64" else "float32"
+        for dtype in dtypes
+        if getattr(torch, dtype).is_floating_point
+    }
     peaks = {
         name: _fma_peak(getattr(torch, name), device, budget) for name in sorted(set(real.values()))
     }

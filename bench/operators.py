@@ -23,7 +23,12 @@ Call = Callable[..., Tensor]
 
 
 def random_tensor(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:
-    """Random values of either sign in [0.25, 1): no denormals, no overflow, nothing repeated."""
+    """Random values of either sign in [0.25, 1): no denormals, no overflow, nothing repeated.
+
+    Integers are any of their dtype's.
+    """
+    if not dtype.is_floating_point:
+        return torch.randint(256, tuple(shape), dtype=dtype, device=device)
     values = torch.empty(tuple(shape), device=device).uniform_(0.25, 1)
     sign = torch.empty_like(values).uniform_(-1, 1)
     return values.copysign_(sign).to(dtype)

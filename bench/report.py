@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import goals
 from cases import OPS
 from model_results import claim as model_claim
 from model_results import full as model_full
@@ -178,6 +179,8 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
     if len({row.case.family for row in rows}) > 1:
         parts.append(summary(rows, lambda row: f"{row.case.kind}, {row.case.variant}", "kind"))
         parts.append(summary(rows, lambda row: row.case.family, "family"))
+    if result["machine"]["device"] == "cpu" and result.get("suite") == "models":
+        parts.append(_goals(rows))
     failures = {
         f"{name}: {reason}" for row in rows for name, reason in row.failed.items() if name != OURS
     }
@@ -185,6 +188,19 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
     if notes:
         parts.append("Notes:\n" + "\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts)
+
+
+def _goals(rows: Sequence[Row]) -> str:
+    slower = goals.slower(rows)
+    text = (
+        "### Goals\n\nGeometric means, and what they should be; a star is a goal that is missed. "
+        f"`slower` counts the cases below {goals.NOT_SLOWER} of native's speed.\n\n"
+    )
+    text += markdown(goals.HEADER, goals.lines(rows))
+    if slower:
+        text += "\n\nSlower than native:\n\n"
+        text += "\n".join(f"- {row.case.name}: {row.ratio(NATIVE):.2f}" for row in slower)
+    return text
 
 
 def compare(new: dict[str, Any], old: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ class Row:
         self.failed: dict[str, str] = data["failed"]
         self.wrong: str = data["wrong"]
         self.bytes, self.flops = data["bytes"], data["flops"]
-        self._peak = peaks[self.case.dtype]
+        self._peak = peaks.get(self.case.dtype, math.inf)
 
     @property
     def ok(self) -> bool:

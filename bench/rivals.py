@@ -147,7 +147,7 @@ def differs(case: Case, tensors: Sequence[Tensor]) -> str:
     small = tensor_bytes(case) <= 1 << 20
     wide = torch.float64 if small or case.dtype == "float64" else torch.float32
     home = "cpu" if small else tensors[0].device
-    tolerance = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 2e-2}[case.dtype]
+    tolerances = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 2e-2}
     grad: Tensor | None = None
     results: list[list[Tensor]] = []
     for call, inputs in (
@@ -169,6 +169,6 @@ def differs(case: Case, tensors: Sequence[Tensor]) -> str:
             return f"result {index} has shape {tuple(got.shape)}, not {tuple(right.shape)}"
         error = (got.to(right) - right).norm() / right.norm().clamp_min(1e-30)
         # NaN must not pass.
-        if not error <= tolerance:
+        if not error <= tolerances.get(case.dtype, 0):
             return f"result {index} is off by {float(error):.1e}"
     return ""

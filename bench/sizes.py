@@ -64,6 +64,25 @@ def quick_sizes(device: str) -> list[Case]:
     ]  # fmt: skip
 
 
+def pool_sizes(batches: Sequence[int]) -> list[Case]:
+    """Maxout behind the stages of a residual network, and channels pooled together with pixels.
+
+    No published model is a source of sizes here; these are the feature maps of ResNet-50.
+    """
+    maps = ((64, 112), (128, 56), (256, 56), (512, 28), (1024, 14), (2048, 7))
+    return [
+        _plain("depth_max_pool", "maxout", (n, channels, side, side), **args)
+        for n in batches
+        for channels, side in maps
+        for args in (
+            {"kernel_size": 2},
+            {"kernel_size": 4},
+            {"kernel_size": [2, 2, 2]},
+            {"kernel_size": [3, 3, 3], "stride": 2, "padding": 1},
+        )
+    ]
+
+
 def block_sizes(batches: Sequence[int]) -> list[Case]:
     """Blocks of real models, most of whose time is in layers that are PyTorch's own."""
     return [

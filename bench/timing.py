@@ -23,7 +23,8 @@ MIN_SAMPLE_S = 1e-3
 MAX_INNER = 10_000
 MIN_ROUNDS = 5
 MAX_ROUNDS = 100
-# A contender that takes this share of the budget gets SLOW_ROUNDS samples, not more.
+# A contender that takes this share of the budget gets SLOW_ROUNDS samples, not more, and so do all
+# where one round takes the whole budget.
 SLOW_SHARE = 0.2
 SLOW_ROUNDS = 3
 # One that takes this many budgets a call has had its one sample when its warm-up ends.
@@ -208,11 +209,13 @@ def measure(
     samples: dict[str, list[float]] = {name: [] for name in estimates}
     active = [name for name in estimates if estimates[name] < GLACIAL_SHARE * budget]
     slow = {name for name in active if estimates[name] > SLOW_SHARE * budget}
+    round_s = sum(estimates[name] * inner[name] for name in active if name not in slow)
+    least = SLOW_ROUNDS if round_s > budget else MIN_ROUNDS
     shuffle = random.Random(0).shuffle
     with _no_gc():
         start = time.perf_counter()
         for done in range(MAX_ROUNDS):
-            if done >= MIN_ROUNDS and time.perf_counter() - start > budget:
+            if done >= least and time.perf_counter() - start > budget:
                 break
             shuffle(active)
             turn = [name for name in active if name not in slow or len(samples[name]) < SLOW_ROUNDS]

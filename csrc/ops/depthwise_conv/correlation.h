@@ -112,6 +112,7 @@ struct Correlation {
   bool narrow;            // a window's tasks have few columns and all channels
   bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
+  bool volume;            // a filter of a few planes, served by cpu_volume-inl.h (the same engines)
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
@@ -119,9 +120,9 @@ struct Correlation {
 
   // Whether a window meets the taps in the opposite order: in that of the input.
   constexpr bool reversed() const { return window && axis[2].backward && axis[2].phases == 1; }
-  // A window needs whole vectors.  In the tensor itself the last one of a block overlaps the one
+  // Windows and volumes need whole vectors.  In the tensor itself the last one of a block overlaps the one
   // before, and the last block takes what would make a smaller one.
-  constexpr bool overlaps() const { return window && engine == Engine::kChannels; }
+  constexpr bool overlaps() const { return (window || volume) && engine == Engine::kChannels; }
   constexpr int64_t channel_blocks() const {
     return ceil_div(overlaps() ? out_channels / kMinWindow * kMinWindow : out_channels,
                     channel_block);

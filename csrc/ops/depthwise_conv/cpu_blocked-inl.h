@@ -170,10 +170,10 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
     const int64_t first_out[] = {task.z0, task.y0, task.x0};
     Correlation::Task local = task;
     local.c0 = 0;
-    local.c1 = p.window ? round_up(channels, kLanes<A>) : channels;  // lanes left over are zero
-    (p.window ? window_task<A> : channels_task<A>)(q, s, local,
-                                                   x - pixel_offset(q.x_strides, w.first),
-                                                   y - pixel_offset(q.y_strides, first_out));
+    // Lanes left over are zero.
+    local.c1 = p.window || p.volume ? round_up(channels, kLanes<A>) : channels;
+    channels_last_task<A>(q, s, local, x - pixel_offset(q.x_strides, w.first),
+                          y - pixel_offset(q.y_strides, first_out));
     T* target = static_cast<T*>(p.y) + task.n * p.y_strides.n + task.c0 * p.y_strides.c +
                 pixel_offset(p.y_strides, first_out);
     // What the kernels have left is done here, where sums lie one behind the other.

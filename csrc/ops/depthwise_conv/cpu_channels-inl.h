@@ -73,7 +73,7 @@ FASTCONV_INLINE Vec<Accum<T>> load_column(const ChannelTile<T>& t, const T* p) {
 }
 
 // `Taps` neighbouring taps of one filter row.  Step is the compile-time column step.
-template <int Taps, int Step, int Width, bool Edge, bool Partial, class T>
+template <int Taps, int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
 FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x,
                                 const Accum<T>* weight, int64_t weight_step,
                                 Vec<Accum<T>> (&acc)[Width]) {
@@ -91,7 +91,7 @@ FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x
   for (int i = 0; i < (Width - 1) * Step + Taps; ++i, p += column_stride) {
     if (Taps < Step && i % Step >= Taps) continue;  // a column that no output uses
     if (Edge && static_cast<uint64_t>(x + i) >= width) continue;
-    Vec<A> v = load_column<Partial, Lanes::kSame>(t, p);
+    Vec<A> v = load_column<Partial, L>(t, p);
     pin(v);
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k) {
@@ -137,13 +137,13 @@ FASTCONV_INLINE void accumulate(const ChannelTile<T>& t, int64_t o, Vec<Accum<T>
       while (left > 0) {
         int taps = 1;
         if (left >= 7) {
-          dense_taps<7, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          dense_taps<7, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
           taps = 7;
         } else if (left >= 5) {
-          dense_taps<5, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          dense_taps<5, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
           taps = 5;
         } else if (left >= 3) {
-          dense_taps<3, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
+          dense_taps<3, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
           taps = 3;
         } else {
           single_tap<Width, Edge, Partial, L>(t, row, x, weight, acc);
@@ -262,18 +262,26 @@ void channel_row_masked(const ChannelTile<T>& t, int64_t o, int64_t end,
   }
 }
 
+template <Lanes L, class T>
+void channel_row_stepped(const ChannelTile<T>& t, int64_t o, int64_t end,
+                         const ChannelSink<T>& sink) {
+  const bool dense = t.run.offset_step == 1 || t.run.count == 1;
+  if (dense && t.step == 1) {
+    channel_row_masked<1, L>(t, o, end, sink);
+  } else if (dense && t.step == 2) {
+    channel_row_masked<2, L>(t, o, end, sink);
+  } else {
+    channel_row_masked<0, L>(t, o, end, sink);
+  }
+}
+
 template <class T>
 void channel_row_dispatch(const ChannelTile<T>& t, int64_t o, int64_t end,
                           const ChannelSink<T>& sink, bool expanded) {
-  const bool dense = t.run.offset_step == 1 || t.run.count == 1;
   if (expanded) {
-    channel_row_masked<0, Lanes::kExpanded>(t, o, end, sink);
-  } else if (dense && t.step == 1) {
-    channel_row_masked<1, Lanes::kSame>(t, o, end, sink);
-  } else if (dense && t.step == 2) {
-    channel_row_masked<2, Lanes::kSame>(t, o, end, sink);
+    channel_row_stepped<Lanes::kExpanded>(t, o, end, sink);
   } else {
-    channel_row_masked<0, Lanes::kSame>(t, o, end, sink);
+    channel_row_stepped<Lanes::kSame>(t, o, end, sink);
   }
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ops/depthwise_conv/cpu_channels_scratch-inl.h"
+#include "ops/depthwise_conv/cpu_volume-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
@@ -230,6 +231,19 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   }
 }
 
+// One task by whichever kernel the plan has chosen.
+template <class T>
+void channels_last_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
+                        const T* x, T* y) {
+  if (p.volume) {
+    volume_task<T>(p, s, task, x, y);
+  } else if (p.window) {
+    window_task<T>(p, s, task, x, y);
+  } else {
+    channels_task<T>(p, s, task, x, y);
+  }
+}
+
 template <class T>
 void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   ChannelScratch<T> s;
@@ -243,11 +257,7 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
     }
     const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;
     T* y = static_cast<T*>(p.y) + task.n * p.y_strides.n;
-    if (p.window) {
-      window_task<T>(p, s, task, x, y);
-    } else {
-      channels_task<T>(p, s, task, x, y);
-    }
+    channels_last_task<T>(p, s, task, x, y);
   }
 }
 

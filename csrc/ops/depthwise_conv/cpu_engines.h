@@ -21,6 +21,18 @@ inline bool has_window(const Correlation& c) {
          (width.kernel == 3 || width.kernel == 5);
 }
 
+// Filters of 3 planes, or of 5 where registers are many, and of 3 columns at stride 2: see
+// cpu_volume-inl.h.  At stride 1 windows load as little.
+inline bool has_volume(const Correlation& c, Isa isa) {
+  const CorrelationAxis& depth = c.axis[0];
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  return c.fan_in == 1 && c.fan_out == 1 && depth.step * depth.phases == 1 &&
+         depth.axis.dilation == 1 && (depth.kernel == 3 || (depth.kernel == 5 && is_wide(isa))) &&
+         depth.out >= depth.kernel && height.phases == 1 && width.axis.dilation == 1 &&
+         width.kernel == 3 && width.step == 2;
+}
+
 // A window whose tasks may go from pixel to pixel: see cpu_stream-inl.h.
 inline bool can_stream(const Correlation& c) {
   return c.window && c.engine == Engine::kChannels && c.axis[2].step == 2 && c.axis[2].kernel == 3;
@@ -60,9 +72,13 @@ inline bool can_roll(const Correlation& c) {
 // Whether that beats transposed strips, which skip taps outside the image and fill vectors whatever
 // the width, but spend some 6 more cycles on 16 outputs.  Both do two FMAs a cycle.  At stride 2
 // rolling takes 20, 30 and 52 cycles for a vector, and strips 34, 46 and 62 for 16 outputs; pairs
-// of channels are no gain for 5x5 and 7x7, whose weights are not held.
-inline bool rolling_wins(const Correlation& c) {
+// of channels are no gain for 5x5 and 7x7, whose weights are not held.  Strips of planes read each
+// plane once.  (2x80x50x43x43, 3x3x3, stride 1, 2, 2: 7.1 ms rolling, 4.6 by strips; 1x108x16x56x56
+// 0.75 and 0.96.)
+inline bool rolling_wins(const Correlation& c, Isa isa) {
+  constexpr int64_t kVolumeColumns = 24;
   const int64_t width = c.axis[2].out, kernel = c.axis[2].kernel;
+  if (has_volume(c, isa) && width <= kVolumeColumns) return false;
   if (c.axis[2].step == 2) {
     const int64_t taken = round_up(width, kWidestLanes);
     return kernel == 3 ? 10 * taken < 16 * width : width > kWidestLanes && 10 * taken < 13 * width;

@@ -71,13 +71,27 @@ Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, i
     const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
     return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);
   };
-  // Halves the strip until it fits, planes first: rows share more of their input.  Rows come in
-  // whole multiples of the phases, so that many cannot be halved.
+  // Rows come in whole multiples of the phases, so that many cannot be halved.
   const int64_t fewest = max_of(axis[1].kernel, axis[1].phases);
-  Strip s{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out)};
-  while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
-  while (bytes(s.planes, s.rows) > kStripBytes && s.rows > fewest) {
-    s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
+  const auto halved = [&](Strip s) {
+    while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
+    while (bytes(s.planes, s.rows) > kStripBytes && s.rows > fewest) {
+      s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
+    }
+    return s;
+  };
+  // Of the strips that fit, the one that transposes least of its input twice: halved planes, as
+  // rows share more of their input, or halved rows, where they share less (at stride 2).
+  const auto again = [&](Strip s) {
+    return static_cast<double>(clipped_reads(axis[0], s.planes) * clipped_reads(axis[1], s.rows)) /
+           static_cast<double>(s.planes * s.rows);
+  };
+  Strip whole{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out)};
+  Strip s = halved(whole);
+  while (bytes(whole.planes, whole.rows) > kStripBytes && whole.rows > fewest) {
+    whole.rows = round_up(ceil_div(whole.rows, 2), axis[1].phases);
+    const Strip other = halved(whole);
+    if (again(other) < again(s)) s = other;
   }
   if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0};
   s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
@@ -154,7 +168,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
-  c.window = c.narrow = c.stream = false;
+  c.window = c.volume = c.narrow = c.stream = false;
   if (!p.channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
@@ -170,12 +184,15 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (streams(c)) {
+    if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
+      c.window = false;
+      cut_for_volume(c);
+    } else if (streams(c)) {
       cut_for_stream(c);
     } else if (c.window) {
       (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
     }
-  } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c)) {
+  } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c, isa)) {
     c.engine = Engine::kRolling;
     c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
     cut_in_place(c);
@@ -186,7 +203,8 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
                  blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
              strip.rows > 0) {
     c.engine = Engine::kBlocked;
-    c.window = has_window(c);
+    c.volume = has_volume(c, isa);
+    c.window = !c.volume && has_window(c);
     c.channel_block = kLanes * c.fan_out;
     c.plane_chunk = strip.planes;
     c.row_chunk = strip.rows;
