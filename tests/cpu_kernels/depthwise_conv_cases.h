@@ -136,6 +136,37 @@ inline std::vector<Case> table() {
                    true,
                    true,
                    false});
+  // Tiles that roll along the planes: every width of tile, blocks of channels with a few over, planes
+  // beyond the image on both sides.
+  static constexpr int64_t kColumns[] = {3, 6, 9, 11, 14, 21, 39}, kOver[] = {14, 16, 22, 70};
+  for (int i = 0; i < 14; ++i) {
+    const int64_t kernel = i % 2 == 0 ? 3 : 5, pad = i % 5;
+    const Axis depth = axis(5 + i % 4, kernel, 1, 1, pad, pad);
+    const Axis height = axis(4 + i % 5, 1 + i % 4, 1 + i % 3, 1 + i % 2, i % 3, 1);
+    const Axis width = axis(kColumns[i / 2], 3, 2, 1, i % 4, 1 + i % 3);
+    for (const bool channels_last : {false, true}) {
+      cases.push_back({{static_cast<Dtype>(i % 4), channels_last, false, 1 + i % 2, kOver[i % 4], 1,
+                        {depth, height, width}},
+                       true,
+                       true,
+                       false,
+                       false});
+      cases.back().activation = static_cast<Activation>(i % 6);
+    }
+  }
+  // Vectors of channels that meet several filters each: chunks of columns, channels left over.
+  for (const int64_t multiplier : {2, 3}) {
+    for (const int64_t channels : {16, 21, 40}) {
+      const Dtype dtype = static_cast<Dtype>((channels + multiplier) % 4);
+      add(dtype, channels, multiplier, axis(6, 3, 1, 1, 1, 1), axis(150, 3, 1, 1, 1, 1));
+      add(dtype, channels, multiplier, axis(9, 5, 2, 1, 2, 2), axis(12, 7, 2, 1, 3, 3));
+      add(dtype, channels, multiplier, axis(9, 3, 1, 2, 2, 2), axis(12, 2, 3, 3, 3, 3));
+      cases.back().activation = Activation::kSilu;
+      cases.push_back(cases[cases.size() - 4]);
+      cases.back().wide_in = true;
+      cases.back().dw = cases.back().db = false;
+    }
+  }
   // Filters of one column, whose lanes run over pixels: weights that repeat after 1 to 16 of them.
   const Axis still = axis(37, 1, 1, 1, 0, 0), few = axis(5, 1, 1, 1, 0, 0);
   for (const int64_t channels : {1, 2, 12, 16, 24, 40}) {

@@ -113,6 +113,7 @@ struct Correlation {
   bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
   bool volume;            // a filter of a few planes, served by cpu_volume-inl.h (the same engines)
+  bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
   // fastest.  Chunks are whole multiples of the phases.
@@ -120,12 +121,14 @@ struct Correlation {
 
   // Whether a window meets the taps in the opposite order: in that of the input.
   constexpr bool reversed() const { return window && axis[2].backward && axis[2].phases == 1; }
-  // Windows and volumes need whole vectors.  In the tensor itself the last one of a block overlaps the one
-  // before, and the last block takes what would make a smaller one.
-  constexpr bool overlaps() const { return (window || volume) && engine == Engine::kChannels; }
+  // These need whole vectors.  In the tensor itself the last one of a block overlaps the one before,
+  // and the last block takes what would make a smaller one.
+  constexpr bool overlaps() const {
+    return (window || volume || planar) && engine == Engine::kChannels;
+  }
+  constexpr int64_t unit() const { return kMinWindow * fan_out; }  // output channels of a vector
   constexpr int64_t channel_blocks() const {
-    return ceil_div(overlaps() ? out_channels / kMinWindow * kMinWindow : out_channels,
-                    channel_block);
+    return ceil_div(overlaps() ? out_channels / unit() * unit() : out_channels, channel_block);
   }
   constexpr int64_t row_chunks() const { return ceil_div(axis[1].out, row_chunk); }
   constexpr int64_t column_chunks() const { return ceil_div(axis[2].out, column_chunk); }

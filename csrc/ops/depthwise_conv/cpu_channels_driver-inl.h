@@ -65,9 +65,16 @@ void prepare_geometry(const Correlation& p, const Correlation::Task& task, Chann
 template <class T>
 void sum_channels(const Correlation& p, const Accum<T>* sums, int64_t lanes,
                   const Correlation::Task& task, T* y) {
+  constexpr int kV = kLanes<Accum<T>>;
   for (int64_t column = task.x0; column < task.x1; ++column, sums += lanes) {
     T* out = y + task.c0 + column * p.y_strides.sp[2];
-    for (int64_t c = 0; c < task.c1 - task.c0; ++c) {
+    int64_t c = 0;
+    for (; p.fan_in == 2 && c + kV <= task.c1 - task.c0; c += kV) {
+      Vec<Accum<T>> even, odd;
+      split_pairs(load(sums + 2 * c), load(sums + 2 * c + kV), even, odd);
+      store(out + c, even + odd);
+    }
+    for (; c < task.c1 - task.c0; ++c) {
       Accum<T> sum = 0;
       for (int64_t j = 0; j < p.fan_in; ++j) sum += sums[c * p.fan_in + j];
       out[c] = from_float<T>(sum);
@@ -81,14 +88,17 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
                               const Correlation::Task& task, const T* x, int64_t v) {
   constexpr int kV = kLanes<Accum<T>>;
   const int64_t wide = (task.c1 - task.c0) * p.fan_in;  // filters of this block
-  const int64_t start = vector_start(p, v, kV, wide);
-  const int lanes = static_cast<int>(min_of(kV, wide - start));
+  const int64_t start = p.planar ? vector_start(p, v / p.fan_out, kV, wide / p.fan_out)
+                                 : vector_start(p, v, kV, wide);
+  const int lanes = p.planar ? kV : static_cast<int>(min_of(kV, wide - start));
   // Filters c0*fan_in + start ...: with fan_out > 1 they read fewer input channels.
   const int64_t first = task.c0 * p.fan_in + start;
   int64_t x_first = first;
   ChannelTile<T> tile;
   tile.lanes = lanes;
-  if (p.fan_out > 1) {
+  if (p.planar) {
+    x_first = task.c0 / p.fan_out + start;
+  } else if (p.fan_out > 1) {
     x_first = first / p.fan_out;
     tile.lanes = static_cast<int>((first + lanes - 1) / p.fan_out - x_first + 1);
     for (int i = 0; i < kV; ++i) {
@@ -108,6 +118,63 @@ ChannelTile<T> channel_vector(const Correlation& p, const ChannelScratch<T>& s,
   return tile;
 }
 
+// An output row of fan_out filters for each of a vector's channels, which take turns.
+template <class T>
+void store_planar(const Accum<T>* sums, int64_t fan_out, int64_t columns, T* y,
+                  int64_t column_stride) {
+  using A = Accum<T>;
+  constexpr int kV = kLanes<A>;
+  for (int64_t column = 0; column < columns; ++column, sums += kV, y += column_stride) {
+    if (fan_out == 2) {
+      const Vec<A> a = load(sums), b = load(sums + columns * kV);
+      store(y, interleave<false>(a, b));
+      store(y + kV, interleave<true>(a, b));
+      continue;
+    }
+    for (int64_t j = 0; j < fan_out; ++j) {
+      for (int i = 0; i < kV; ++i) y[i * fan_out + j] = from_float<T>(sums[j * columns * kV + i]);
+    }
+  }
+}
+
+// The tile's rows and what it prefetches with them, of output row `i` of the task.
+template <class T>
+void set_rows(const Correlation& p, const ChannelScratch<T>& s, int64_t i, ChannelTile<T>& tile) {
+  const int64_t skipped = max_of(0, p.axis[1].step - p.axis[1].kernel) + 1;
+  tile.rows = s.rows + i * p.axis[0].kernel * p.axis[1].kernel;
+  tile.row_count = s.row_counts[i];
+  tile.prefetch = p.prefetch && tile.row_count > 0;
+  if (tile.prefetch) {
+    tile.ahead = tile.x + tile.rows[tile.row_count - 1].row + skipped * p.x_strides.sp[1];
+  }
+}
+
+// As channel_rows, for whole vectors of input channels and all their filters.
+template <class T>
+void planar_rows(const Correlation& p, const ChannelScratch<T>& s, const Correlation::Task& task,
+                 const T* x, T* y, int64_t v, int64_t row, int64_t count) {
+  constexpr int kV = kLanes<Accum<T>>;
+  const int64_t m = p.fan_out, channels = (task.c1 - task.c0) / m, phases = p.axis[2].phases;
+  const int64_t columns = task.x1 - task.x0, start = vector_start(p, v, kV, channels);
+  ChannelTile<T> tile = channel_vector<T>(p, s, task, x, v * m);
+  for (int64_t i = row; i < row + count; ++i, y += p.y_strides.sp[1]) {
+    set_rows(p, s, i, tile);
+    for (int64_t j = 0; j < m; ++j) {
+      tile.weight = s.weight + (v * m + j) * p.taps * kV;
+      tile.bias = load(s.bias + (v * m + j) * kV);
+      for (int64_t phase = 0; phase < phases; ++phase) {
+        tile.run = s.phases[phase].run;
+        const ChannelSink<T> sink{nullptr, s.sums + (j * columns + phase - task.x0) * kV,
+                                  phases * kV, 0, kV};
+        channel_row_dispatch(tile, s.phases[phase].first, s.phases[phase].last, sink, false);
+      }
+      tile.prefetch = false;
+    }
+    T* out = y + task.c0 + start * m + task.x0 * p.y_strides.sp[2];
+    store_planar(s.sums, m, columns, out, p.y_strides.sp[2]);
+  }
+}
+
 // One vector of channels over `count` output rows from row number `row` of the task on; `y` is the
 // start of the first.
 template <class T>
@@ -119,14 +186,8 @@ void channel_rows(const Correlation& p, const ChannelScratch<T>& s, const Correl
   const int64_t start = vector_start(p, v, kV, wide);
   const int lanes = static_cast<int>(min_of(kV, wide - start));
   const int64_t phases = p.axis[2].phases;
-  const int64_t skipped = max_of(0, p.axis[1].step - p.axis[1].kernel) + 1;
   for (int64_t i = row; i < row + count; ++i, y += p.y_strides.sp[1]) {
-    tile.rows = s.rows + i * p.axis[0].kernel * p.axis[1].kernel;
-    tile.row_count = s.row_counts[i];
-    tile.prefetch = p.prefetch && tile.row_count > 0;
-    if (tile.prefetch) {
-      tile.ahead = tile.x + tile.rows[tile.row_count - 1].row + skipped * p.x_strides.sp[1];
-    }
+    set_rows(p, s, i, tile);
     for (int64_t phase = 0; phase < phases; ++phase) {
       tile.run = s.phases[phase].run;
       ChannelSink<T> sink{y + task.c0 + start + phase * p.y_strides.sp[2], nullptr,
@@ -149,7 +210,7 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
   constexpr int64_t kBand = 8;
   prepare_geometry(p, task, s);
   const int64_t wide = (task.c1 - task.c0) * p.fan_in;
-  const int64_t vectors = ceil_div(wide, kLanes<Accum<T>>);
+  const int64_t vectors = ceil_div(p.planar ? wide / p.fan_out : wide, kLanes<Accum<T>>);
   const int64_t band = p.fan_in > 1 ? 1 : kBand;  // sums hold one row
   const int64_t rows = task.y1 - task.y0;
   for (int64_t z = task.z0; z < task.z1; ++z) {
@@ -157,7 +218,8 @@ void channels_task(const Correlation& p, ChannelScratch<T>& s, const Correlation
       T* out = y + z * p.y_strides.sp[0] + (task.y0 + row) * p.y_strides.sp[1];
       for (int64_t v = 0; v < vectors; ++v) {
         const int64_t count = min_of(band, rows - row);
-        channel_rows<T>(p, s, task, x, out, v, (z - task.z0) * rows + row, count);
+        (p.planar ? planar_rows<T> : channel_rows<T>)(p, s, task, x, out, v,
+                                                      (z - task.z0) * rows + row, count);
       }
       if (p.fan_in > 1) {
         sum_channels<T>(p, s.sums, round_up(wide, kLanes<Accum<T>>), task, out);

@@ -19,8 +19,8 @@ struct ColumnPhase {
 };
 
 // Scratch of one thread: packed weights and biases of a channel block; the task's geometry, kept
-// from task to task while it stays the same; and, for fan_in > 1, one output row of sums before
-// the channels are added.
+// from task to task while it stays the same; and one output row of sums before its channels are
+// added (fan_in > 1) or take turns (planar).
 template <class T>
 struct ChannelScratch {
   using A = Accum<T>;
@@ -29,15 +29,17 @@ struct ChannelScratch {
   RowTap* rows;         // [output row of the task][kd * kh]
   int64_t* row_counts;  // [output row of the task]
   ColumnPhase* phases;
-  A* sums;           // [column][channel of x in the block]
+  A* sums;           // [column][channel of x in the block]; planar: [filter][column][lane]
   PlaneTap* planes;  // [kd]
   bool finite;       // all of the block's weights
   Correlation::Task geometry{};
 
   // Vectors that cover a channel block; with fan_in > 1 they run over the channels of x.
   static int64_t vectors(const Correlation& p) {
-    const int64_t most = p.channel_block + (p.overlaps() ? Correlation::kMinWindow - 1 : 0);
-    return ceil_div(min_of(most, p.out_channels) * p.fan_in, kLanes<A>);
+    const int64_t most =
+        min_of(p.channel_block + (p.overlaps() ? p.unit() - 1 : 0), p.out_channels);
+    if (p.planar) return ceil_div(most / p.fan_out, kLanes<A>) * p.fan_out;
+    return ceil_div(most * p.fan_in, kLanes<A>);
   }
   static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
 
@@ -56,7 +58,8 @@ struct ChannelScratch {
         take(task_rows * p.axis[0].kernel * p.axis[1].kernel * sizeof(RowTap)));
     row_counts = reinterpret_cast<int64_t*>(take(task_rows * sizeof(int64_t)));
     phases = reinterpret_cast<ColumnPhase*>(take(p.axis[2].phases * sizeof(ColumnPhase)));
-    sums = reinterpret_cast<A*>(take(p.fan_in > 1 ? lanes * p.column_chunk * sizeof(A) : 0));
+    const int64_t summed = p.planar ? p.fan_out * kLanes<A> : p.fan_in > 1 ? lanes : 0;
+    sums = reinterpret_cast<A*>(take(summed * p.column_chunk * sizeof(A)));
     planes = reinterpret_cast<PlaneTap*>(take(p.axis[0].kernel * sizeof(PlaneTap)));
     return at - base;
   }
@@ -65,11 +68,12 @@ struct ChannelScratch {
 // First channel of vector `v` of a block.  The last vector overlaps the one before where it can: to
 // compute some channels twice takes less than masks.  (8x40x56x56, 7x7: 442 -> 367 us.)
 inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int64_t channels) {
-  const bool tiles = !p.window && p.fan_in == 1 && p.fan_out == 1 && channels >= lanes;
+  const bool tiles = !p.window && !p.volume && p.fan_in == 1 && p.fan_out == 1 && channels >= lanes;
   return p.overlaps() || tiles ? min_of(v * lanes, channels - lanes) : v * lanes;
 }
 
-// Weights and biases of `count` filters from `first` on; missing lanes are zero.  For a window the
+// Weights and biases of `count` filters from `first` on; missing lanes are zero.  Planar vectors take
+// each fan_out-th filter.  For a window the
 // taps of backward-data are reversed: they then meet the input in its own order.  Returns whether
 // all weights are finite.
 template <class T, class Scratch>
@@ -78,17 +82,20 @@ bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s
   constexpr int kV = kLanes<A>;
   const bool reversed = p.reversed();
   Vec<A> zeros{};
-  for (int64_t v = 0; v * kV < count; ++v) {
-    const int64_t start = vector_start(p, v, kV, count);
-    const int lanes = static_cast<int>(min_of(kV, count - start));
+  const int64_t step = p.planar ? p.fan_out : 1, channels = count / step;
+  const int64_t vectors = ceil_div(channels, kV) * step;
+  for (int64_t v = 0; v < vectors; ++v) {
+    const int64_t start = vector_start(p, v / step, kV, channels);
+    const int64_t filter = first + start * step + v % step;
+    const int lanes = static_cast<int>(min_of(kV, channels - start));
     A* packed = s.weight + v * p.taps * kV;
     gather_transposed<T>(reversed ? packed + (p.taps - 1) * kV : packed, reversed ? -kV : kV,
-                         static_cast<const T*>(p.weight) + (first + start) * p.taps, p.taps, lanes,
+                         static_cast<const T*>(p.weight) + filter * p.taps, step * p.taps, lanes,
                          p.taps);
     for (int64_t tap = 0; tap < p.taps; ++tap) zeros += load(packed + tap * kV) * A{0};
-    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + first + start;
+    const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + filter;
     for (int i = 0; i < kV; ++i) {
-      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i]) : A{0};
+      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i * step]) : A{0};
     }
   }
   return reduce_add<A>(zeros) == 0;

@@ -168,7 +168,8 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
-  c.window = c.volume = c.narrow = c.stream = false;
+  c.window = c.volume = c.planar = c.narrow = c.stream = false;
+  const bool planar = c.fan_out > 1 && c.in_channels >= Correlation::kMinWindow;
   if (!p.channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
@@ -178,11 +179,16 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     cut_flat(c);
   } else if (p.channels_last) {
     c.engine = Engine::kChannels;
-    c.channel_block = even_split(c.out_channels, channel_block(p), kLanes);
+    c.planar = planar;
+    const int64_t unit = c.planar ? c.unit() : kLanes;
+    const int64_t whole = c.planar ? c.out_channels / unit * unit : c.out_channels;
+    c.channel_block = even_split(whole, channel_block(p), unit);
     const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
     const Chunks chunks = chunks_for(groups, height, width);
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
+    // A row of sums is to stay in L1.
+    if (c.planar) c.column_chunk = even_split(width.out, min_of(chunks.columns, 128), width.phases);
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
     if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
       c.window = false;
@@ -203,6 +209,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
                  blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
              strip.rows > 0) {
     c.engine = Engine::kBlocked;
+    c.planar = planar;
     c.volume = has_volume(c, isa);
     c.window = !c.volume && has_window(c);
     c.channel_block = kLanes * c.fan_out;
