@@ -146,9 +146,7 @@ def cases_of(
         raise ValueError(f"unknown suite {suite!r}; there are {', '.join(SUITES)}")
     layouts, passes = layouts or LAYOUTS, passes or ("forward", "both")
     cases = [
-        case
-        for case in _expand(sizes, dtypes or ("float32",), layouts, passes)
-        if case.makes_sense
+        case for case in _expand(sizes, dtypes or ("float32",), layouts, passes) if case.makes_sense
     ]
     if suite == "large" and device == "cuda" and not dtypes and "forward" in passes:
         cases += _expand(huge_sizes(), ["bfloat16"], layouts, ["forward"])
@@ -157,6 +155,4 @@ def cases_of(
 
 def tensor_bytes(case: Case) -> int:
     """Bytes of the case's input: what decides whether it fits into memory."""
-    return math.prod(case.shape) * {"float64": 8, "float32": 4, "uint8": 1}.get(
-        case.dtype, 2
-    )
+    return math.prod(case.shape) * {"float64": 8, "float32": 4, "uint8": 1}.get(case.dtype, 2)

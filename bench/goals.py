@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from results import NATIVE, Row
+from tables import markdown
 from timing import geomean
 
 # Below this a case is slower than PyTorch, and not by noise.
@@ -112,3 +113,17 @@ def slower(rows: Sequence[Row]) -> list[Row]:
     """The cases in which PyTorch is faster, the worst first."""
     losing = [row for row in rows if row.ok and row.ratio(NATIVE) < NOT_SLOWER]
     return sorted(losing, key=lambda row: row.ratio(NATIVE))
+
+
+def section(rows: Sequence[Row]) -> str:
+    """What a report says of the goals."""
+    text = (
+        "### Goals\n\nGeometric means, and what they should be; a star is a goal that is missed. "
+        f"`slower` counts the cases below {NOT_SLOWER} of native's speed.\n\n"
+    )
+    text += markdown(HEADER, lines(rows))
+    losing = slower(rows)
+    if losing:
+        text += "\n\nSlower than native:\n\n"
+        text += "\n".join(f"- {row.case.name}: {row.ratio(NATIVE):.2f}" for row in losing)
+    return text

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from results import STATS
+from tables import markdown
 from timing import geomean
 
 MODES = ("infer", "train")
@@ -91,7 +92,6 @@ def _has(rows: Sequence[ModelRow], how: str) -> bool:
 
 def speeds(rows: Sequence[ModelRow], how: str) -> str:
     """A line for each network, a column for each mode and batch: both layouts in a cell."""
-    from report import markdown
 
     columns = _unique((row.case.mode, row.case.batch) for row in rows)
     columns.sort(key=lambda c: (MODES.index(c[0]), c[1]))
@@ -121,7 +121,6 @@ def speeds(rows: Sequence[ModelRow], how: str) -> str:
 
 def details(rows: Sequence[ModelRow]) -> str:
     """Milliseconds and MiB of every contender."""
-    from report import markdown
 
     names = _unique(name for row in rows for name in row.times)
     order = [contender_name(how, layout) for how in ("native", *HOW) for layout in LAYOUTS]

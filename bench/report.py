@@ -28,6 +28,7 @@ from cases import OPS
 from model_results import claim as model_claim
 from model_results import full as model_full
 from results import COMPILE, NATIVE, OTHER, OURS, STATS, Row, load, rows_of
+from tables import markdown as markdown
 from timing import geomean
 
 RESULTS = Path(__file__).with_name("results")
@@ -41,23 +42,6 @@ def _number(value: float, digits: int = 2) -> str:
 def _ms(seconds: float) -> str:
     ms = seconds * 1e3
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" if ms >= 1 else f"{ms:.4f}"
-
-
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table that is aligned as plain text too; the first column is left-aligned."""
-    table = [list(header), *map(list, lines)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-    out = []
-    for number, line in enumerate(table):
-        cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        out.append("| " + " | ".join(cells) + " |")
-        if number == 0:
-            rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-            out.append("| " + " | ".join(rules) + " |")
-    return "\n".join(out)
 
 
 def table(rows: Sequence[Row], floor: dict[str, float]) -> str:
@@ -180,7 +164,7 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
         parts.append(summary(rows, lambda row: f"{row.case.kind}, {row.case.variant}", "kind"))
         parts.append(summary(rows, lambda row: row.case.family, "family"))
     if result["machine"]["device"] == "cpu" and result.get("suite") == "models":
-        parts.append(_goals(rows))
+        parts.append(goals.section(rows))
     failures = {
         f"{name}: {reason}" for row in rows for name, reason in row.failed.items() if name != OURS
     }
@@ -188,19 +172,6 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
     if notes:
         parts.append("Notes:\n" + "\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts)
-
-
-def _goals(rows: Sequence[Row]) -> str:
-    slower = goals.slower(rows)
-    text = (
-        "### Goals\n\nGeometric means, and what they should be; a star is a goal that is missed. "
-        f"`slower` counts the cases below {goals.NOT_SLOWER} of native's speed.\n\n"
-    )
-    text += markdown(goals.HEADER, goals.lines(rows))
-    if slower:
-        text += "\n\nSlower than native:\n\n"
-        text += "\n".join(f"- {row.case.name}: {row.ratio(NATIVE):.2f}" for row in slower)
-    return text
 
 
 def compare(new: dict[str, Any], old: dict[str, Any]) -> str:

@@ -24,7 +24,9 @@ import report  # noqa: E402
 import results  # noqa: E402
 import rivals  # noqa: E402
 import run  # noqa: E402
+import sizes  # noqa: E402
 import timing  # noqa: E402
+from case import REARRANGEMENTS  # noqa: E402
 
 
 def test_summarize():
@@ -132,7 +134,30 @@ def test_models_come_at_one_and_eight_images():
     layers = sum(map(len, json.loads(cases.SHAPES.read_text()).values()))
     assert {case.shape[0] for case in table} == {1, 8}
     # Models share layers.
+    layers += len(sizes.pool_sizes([1])) + len(sizes.block_sizes([1]))
     assert 0.7 * 2 * layers < len(table) <= 2 * layers
+
+
+def test_models_have_the_dtypes_that_their_operators_take():
+    table = cases.cases_of("models", "cpu")
+    assert {c.dtype for c in table if c.is_conv} == {"float32", "bfloat16", "float16"}
+    assert {(c.op in REARRANGEMENTS, c.mode) for c in table if c.dtype == "uint8"} == {
+        (True, "forward")
+    }
+    assert {c.dtype for c in table if c.is_block} == {"float32"}
+
+
+def test_bytes_are_compared_exactly(monkeypatch):
+    table = cases.cases_of("tiny", "cpu", ["uint8"], ["contiguous"], ["forward"])
+    assert {c.op for c in table} == {"space_to_depth", "depth_to_space", "pixel_shuffle",
+                                     "pixel_unshuffle", "channel_shuffle"}  # fmt: skip
+    for each in table:
+        tensors = operators.tensors_of(each, "cpu")
+        assert tensors[0].dtype == torch.uint8 and tensors[0].max() > 127
+        assert rivals.differs(each, tensors) == ""
+    ours = rivals.ours
+    monkeypatch.setattr(rivals, "ours", lambda case: lambda x: ours(case)(x) ^ 1)
+    assert "is off by" in rivals.differs(each, tensors)
 
 
 def test_choices_replace_the_suites_own():

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import cases  # noqa: E402
+import goals  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
 import timing  # noqa: E402
@@ -62,6 +63,23 @@ def test_ratios_and_limits():
     (row,) = results.rows_of(fake_result(ours=2e-3), "min")
     assert row.times["ours"] == pytest.approx(1.8e-3)
     assert row.ratio("native") == pytest.approx(1.5)
+
+
+def test_goals_of_the_models_layers():
+    shuffle = fake_result()
+    text = report.full({**shuffle, "suite": "models"})
+    # Ours takes 1 ms: native 3, the copy 0.5, native's other layout 2.
+    assert "rearrangement, float32, contiguous" in text
+    assert all(cell in text for cell in ("0.50 of 0.8 *", "3.00 of 6 *", "2.00 of 1 "))
+    assert "### Goals" not in report.full(shuffle)
+    assert goals.slower(results.rows_of(shuffle)) == []
+    slow = {**fake_result(ours=4e-3), "suite": "models"}
+    assert "- channel_shuffle 1x8x64x64 g2 f32 contiguous forward: 0.75" in report.full(slow)
+    # Every goal has cases of its own in the suite.
+    kinds = {(c.kind, c.dtype, c.layout) for c in cases.cases_of("models", "cpu")}
+    for goal in goals.GOALS:
+        for dtype in goal.dtypes:
+            assert all((goal.kind, dtype, layout) in kinds for layout in goal.layouts), goal
 
 
 def test_report_names_everything():

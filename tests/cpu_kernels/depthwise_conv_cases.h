@@ -136,8 +136,27 @@ inline std::vector<Case> table() {
                    true,
                    true,
                    false});
-  // Tiles that roll along the planes: every width of tile, blocks of channels with a few over, planes
-  // beyond the image on both sides.
+  // Packed strips: pixels 1 KiB apart, with rows and columns in chunks, and results that are
+  // narrower.
+  for (const int64_t channels : {256, 512}) {
+    const Dtype dtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat64};
+    for (int i = 0; i < 4; ++i) {
+      const Axis height = axis(9, 7, 1 + i % 2, 1, 3, i), width = axis(11, 5, 1, 1 + i / 2, 2, 1);
+      cases.push_back({{dtypes[i], true, false, 1, channels, 1, {one, height, width}},
+                       true,
+                       false,
+                       false,
+                       false});
+      cases.back().activation = static_cast<Activation>(i + 1);
+    }
+  }
+  // Filters of many taps and one row: strips of columns.
+  for (const int64_t stride : {1, 2}) {
+    add(Dtype::kFloat32, 256, 1, one, axis(700, 25, stride, 1, 12, 12));
+    add(Dtype::kBFloat16, 18, 1, one, axis(1100, 11, stride, 1, 10, 0));
+  }
+  // Tiles that roll along the planes: every width of tile, blocks of channels with a few over,
+  // planes beyond the image on both sides.
   static constexpr int64_t kColumns[] = {3, 6, 9, 11, 14, 21, 39}, kOver[] = {14, 16, 22, 70};
   for (int i = 0; i < 14; ++i) {
     const int64_t kernel = i % 2 == 0 ? 3 : 5, pad = i % 5;
@@ -145,7 +164,12 @@ inline std::vector<Case> table() {
     const Axis height = axis(4 + i % 5, 1 + i % 4, 1 + i % 3, 1 + i % 2, i % 3, 1);
     const Axis width = axis(kColumns[i / 2], 3, 2, 1, i % 4, 1 + i % 3);
     for (const bool channels_last : {false, true}) {
-      cases.push_back({{static_cast<Dtype>(i % 4), channels_last, false, 1 + i % 2, kOver[i % 4], 1,
+      cases.push_back({{static_cast<Dtype>(i % 4),
+                        channels_last,
+                        false,
+                        1 + i % 2,
+                        kOver[i % 4],
+                        1,
                         {depth, height, width}},
                        true,
                        true,

@@ -21,6 +21,7 @@ namespace fastconv::depthwise_conv {
 // Which kernels serve a problem.
 enum class Engine : uint8_t {
   kChannels,  // channels-last: lanes are channels
+  kPacked,    // channels-last, many taps: lanes are channels, copied to where they are dense
   kFlat,      // channels-last, filters of one column: lanes are channels of all columns
   kRolling,   // contiguous, small square filters: lanes are columns, strips roll down the image
   kDirect,    // contiguous: lanes are columns, bands of rows read in place
@@ -121,10 +122,11 @@ struct Correlation {
 
   // Whether a window meets the taps in the opposite order: in that of the input.
   constexpr bool reversed() const { return window && axis[2].backward && axis[2].phases == 1; }
-  // These need whole vectors.  In the tensor itself the last one of a block overlaps the one before,
-  // and the last block takes what would make a smaller one.
+  // These need whole vectors.  In the tensor itself the last one of a block overlaps the one
+  // before, and the last block takes what would make a smaller one.
   constexpr bool overlaps() const {
-    return (window || volume || planar) && engine == Engine::kChannels;
+    return engine == Engine::kPacked ||
+           ((window || volume || planar) && engine == Engine::kChannels);
   }
   constexpr int64_t unit() const { return kMinWindow * fan_out; }  // output channels of a vector
   constexpr int64_t channel_blocks() const {

@@ -7,6 +7,7 @@
 #include "ops/depthwise_conv/cpu_channels_weight-inl.h"
 #include "ops/depthwise_conv/cpu_direct_driver-inl.h"
 #include "ops/depthwise_conv/cpu_flat-inl.h"
+#include "ops/depthwise_conv/cpu_packed-inl.h"
 #include "ops/depthwise_conv/cpu_rolling_driver-inl.h"
 #include "ops/depthwise_conv/cpu_rolling_weight-inl.h"
 #include "ops/depthwise_conv/cpu_rows_driver-inl.h"
@@ -46,6 +47,7 @@ int64_t correlation_scratch(const Correlation& p) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
     if (p.engine == Engine::kFlat) return FlatScratch<T>().carve(p, nullptr);
+    if (p.engine == Engine::kPacked) return PackedScratch<T>().carve(p, nullptr);
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
 #if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
@@ -60,6 +62,7 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kFlat) return flat_tasks<T>(p, begin, end, scratch);
+    if (p.engine == Engine::kPacked) return packed_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
 #if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);

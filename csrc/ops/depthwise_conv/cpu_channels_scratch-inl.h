@@ -72,12 +72,11 @@ inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int6
   return p.overlaps() || tiles ? min_of(v * lanes, channels - lanes) : v * lanes;
 }
 
-// Weights and biases of `count` filters from `first` on; missing lanes are zero.  Planar vectors take
-// each fan_out-th filter.  For a window the
-// taps of backward-data are reversed: they then meet the input in its own order.  Returns whether
-// all weights are finite.
+// Weights and biases of `count` filters from `first` on; missing lanes are zero.  Planar vectors
+// take each fan_out-th filter.  For a window the taps of backward-data are reversed: they then meet
+// the input in its own order.  Returns whether all weights are finite.
 template <class T, class Scratch>
-bool pack_weights(const Correlation& p, int64_t first, int64_t count, Scratch& s) {
+bool pack_weights(const Correlation& p, int64_t first, int64_t count, const Scratch& s) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
   const bool reversed = p.reversed();

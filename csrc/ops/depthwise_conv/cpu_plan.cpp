@@ -3,6 +3,7 @@
 
 // How the CPU cuts a problem into tasks.  Everything here depends on the problem alone, so results
 // are the same for any number of threads.
+#include "ops/depthwise_conv/cpu_plan_strips.h"
 #include "ops/depthwise_conv/cpu_plan_windows.h"
 
 namespace fastconv::depthwise_conv {
@@ -11,7 +12,6 @@ namespace {
 constexpr int64_t kRowsBytes = 96 << 10;    // staged rows of one task: within any L2
 constexpr int64_t kBlockBytes = 192 << 10;  // input rows that neighbouring output rows share
 constexpr int64_t kSumsBytes = 32 << 10;    // weight gradient sums of one task: L1
-constexpr int64_t kStripBytes = 320 << 10;  // a transposed strip and its result: L2
 // Prefetching gains up to twice the speed from L3 and memory, and costs a tenth in L2: see
 // docs/lab/depthwise_conv_cpu.md.
 constexpr int64_t kPrefetchBytes = 8 << 20;
@@ -21,8 +21,6 @@ CorrelationAxis make_axis(const Axis& a, bool backward) {
   if (backward) return {a.out, a.in, a.kernel, a.stride, 1, a, true};
   return {a.in, a.out, a.kernel, 1, a.stride, a, false};
 }
-
-int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
 
 // Channels whose input rows stay in L2 while neighbouring output rows reuse them.
 int64_t channel_block(const Problem& p) {
@@ -56,47 +54,6 @@ int64_t staged_rows(const CorrelationAxis& height, const CorrelationAxis& width,
   const int64_t fitting = (kRowsBytes / row - halo) * height.phases / height.step;
   // Never fewer rows than the halo costs, within reason: restaging it would dominate.
   return max_of(max_of(fitting, min_of(height.kernel, 16)), 1);
-}
-
-// Output rows and planes whose strip, transposed, stays in L2 with its result; none if a plane's
-// single row is already too much, or where blocks of channels would be mostly empty.
-struct Strip {
-  int64_t planes, rows;
-};
-Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, int64_t fan_in,
-                    int64_t fan_out, Dtype dtype, bool whole_volumes) {
-  if (channels < kLanes / 4 || axis[1].in == 1) return {0, 0};
-  const int64_t lane = kLanes * accumulator_size(dtype);
-  const auto bytes = [&](int64_t planes, int64_t rows) {
-    const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
-    return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);
-  };
-  // Rows come in whole multiples of the phases, so that many cannot be halved.
-  const int64_t fewest = max_of(axis[1].kernel, axis[1].phases);
-  const auto halved = [&](Strip s) {
-    while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
-    while (bytes(s.planes, s.rows) > kStripBytes && s.rows > fewest) {
-      s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
-    }
-    return s;
-  };
-  // Of the strips that fit, the one that transposes least of its input twice: halved planes, as
-  // rows share more of their input, or halved rows, where they share less (at stride 2).
-  const auto again = [&](Strip s) {
-    return static_cast<double>(clipped_reads(axis[0], s.planes) * clipped_reads(axis[1], s.rows)) /
-           static_cast<double>(s.planes * s.rows);
-  };
-  Strip whole{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out)};
-  Strip s = halved(whole);
-  while (bytes(whole.planes, whole.rows) > kStripBytes && whole.rows > fewest) {
-    whole.rows = round_up(ceil_div(whole.rows, 2), axis[1].phases);
-    const Strip other = halved(whole);
-    if (again(other) < again(s)) s = other;
-  }
-  if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0};
-  s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
-  s.rows = even_split(axis[1].out, s.rows, axis[1].phases);
-  return s;
 }
 
 // Filters of one column and one row take whole planes for rows, where rows lie one behind the
@@ -190,7 +147,11 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     // A row of sums is to stay in L1.
     if (c.planar) c.column_chunk = even_split(width.out, min_of(chunks.columns, 128), width.phases);
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
+    if (const Strip strip =
+            packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, true) : Strip{0, 0, 0};
+        strip.rows > 0) {
+      cut_packed(c, strip);
+    } else if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
       c.window = false;
       cut_for_volume(c);
     } else if (streams(c)) {
@@ -215,7 +176,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     c.channel_block = kLanes * c.fan_out;
     c.plane_chunk = strip.planes;
     c.row_chunk = strip.rows;
-    c.column_chunk = round_up(max_of(1, width.out), width.phases);
+    c.column_chunk = strip.columns;
   } else {
     c.engine = Engine::kRows;
     c.channel_block = c.fan_out;
@@ -284,7 +245,7 @@ WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa) {
     w.channel_block = kLanes;
     blocks = ceil_div(p.channels, kLanes);
     w.row_chunk = strip.rows;
-    w.column_chunk = max_of(1, width.out);
+    w.column_chunk = strip.columns;
   } else {
     w.engine = Engine::kRows;
     w.channel_block = p.multiplier;

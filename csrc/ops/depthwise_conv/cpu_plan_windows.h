@@ -104,8 +104,8 @@ inline void cut_for_volume(Correlation& c) {
   c.channel_block = c.out_channels / kLanes * kLanes;
   if (c.tasks() < kTasks) c.row_chunk = even_split(height.out, 2, 1);
   const int64_t columns = clipped_reads(width, c.column_chunk);
-  const int64_t channel = max_of(1, c.axis[0].in * clipped_reads(height, c.row_chunk) * columns *
-                                        element_size(c.dtype));
+  const int64_t channel = max_of(
+      1, c.axis[0].in * clipped_reads(height, c.row_chunk) * columns * element_size(c.dtype));
   const int64_t fitting = kWindowBytes / channel / kLanes * kLanes;
   const int64_t spread = c.out_channels * max_of(1, c.tasks()) / kTasks / kLanes * kLanes;
   c.channel_block = even_split(c.channel_block, min_of(fitting, spread), kLanes);

@@ -26,10 +26,10 @@ struct VolumeTile {
   const RowTap* rows;      // filter rows that meet the outputs, in a plane
   int64_t row_count;
   int64_t plane_stride, column_stride, y_plane_stride, y_column_stride;
-  int64_t width, depth;            // input columns and planes
-  int64_t z0, z1;                  // output planes
-  int64_t plane_offset, offset;    // input plane and column of the first tap of output 0
-  int64_t plane_taps;              // taps of one plane of the filter
+  int64_t width, depth;          // input columns and planes
+  int64_t z0, z1;                // output planes
+  int64_t plane_offset, offset;  // input plane and column of the first tap of output 0
+  int64_t plane_taps;            // taps of one plane of the filter
   Vec<Accum<T>> bias;
   Activation activation;
 };
@@ -174,8 +174,7 @@ void volume_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
       t.rows = s.rows + (row - task.y0) * height.kernel;
       t.row_count = s.row_counts[row - task.y0];
       t.y = y + start + row * p.y_strides.sp[1];
-      depth.kernel == 3 ? volume_row<3>(t, task.x0, task.x1)
-                        : volume_row<5>(t, task.x0, task.x1);
+      depth.kernel == 3 ? volume_row<3>(t, task.x0, task.x1) : volume_row<5>(t, task.x0, task.x1);
     }
   }
 }

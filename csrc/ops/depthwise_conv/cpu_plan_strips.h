@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: fastconv contributors
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Strips of a block of channels that are transposed or packed in cache: see cpu_blocked-inl.h and
+// cpu_packed-inl.h.
+#pragma once
+
+#include "ops/depthwise_conv/cpu_plan_windows.h"
+
+namespace fastconv::depthwise_conv {
+
+constexpr int64_t kStripBytes = 320 << 10;  // a strip and its result: L2
+
+inline int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
+
+// Output planes, rows and columns whose strip, transposed or packed, stays in L2 with its result;
+// none if a plane's single row is already too much, where blocks of channels would be mostly empty,
+// or for few taps of a single row.
+struct Strip {
+  int64_t planes, rows, columns;
+};
+inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, int64_t fan_in,
+                    int64_t fan_out, Dtype dtype, bool whole_volumes) {
+  constexpr int64_t kTaps = 9, kColumnsOfOne = 1024;
+  if (channels < kLanes / 4) return {0, 0, 0};
+  const int64_t lane = kLanes * accumulator_size(dtype);
+  const int64_t columns = round_up(max_of(1, axis[2].out), axis[2].phases);
+  if (axis[0].in * axis[1].in == 1 && axis[2].kernel >= kTaps) {
+    return {1, axis[1].out, even_split(axis[2].out, kColumnsOfOne, axis[2].phases)};
+  }
+  if (axis[1].in == 1) return {0, 0, 0};
+  const auto bytes = [&](int64_t planes, int64_t rows) {
+    const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
+    return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);
+  };
+  // Rows come in whole multiples of the phases, so that many cannot be halved.
+  const int64_t fewest = max_of(axis[1].kernel, axis[1].phases);
+  const auto halved = [&](Strip s) {
+    while (bytes(s.planes, s.rows) > kStripBytes && s.planes > 1) s.planes = ceil_div(s.planes, 2);
+    while (bytes(s.planes, s.rows) > kStripBytes && s.rows > fewest) {
+      s.rows = round_up(ceil_div(s.rows, 2), axis[1].phases);
+    }
+    return s;
+  };
+  // Of the strips that fit, the one that transposes least of its input twice: halved planes, as
+  // rows share more of their input, or halved rows, where they share less (at stride 2).
+  const auto again = [&](Strip s) {
+    return static_cast<double>(clipped_reads(axis[0], s.planes) * clipped_reads(axis[1], s.rows)) /
+           static_cast<double>(s.planes * s.rows);
+  };
+  Strip whole{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out), columns};
+  Strip s = halved(whole);
+  while (bytes(whole.planes, whole.rows) > kStripBytes && whole.rows > fewest) {
+    whole.rows = round_up(ceil_div(whole.rows, 2), axis[1].phases);
+    const Strip other = halved(whole);
+    if (again(other) < again(s)) s = other;
+  }
+  if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0, 0};
+  s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
+  s.rows = even_split(axis[1].out, s.rows, axis[1].phases);
+  return s;
+}
+
+// Strips of one vector of channels, as many as make tasks enough.
+inline void cut_packed(Correlation& c, const Strip& strip) {
+  constexpr int64_t kFewColumns = 256;
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.engine = Engine::kPacked;
+  c.channel_block = kLanes;
+  c.plane_chunk = strip.planes;
+  const int64_t groups = max_of(1, c.channel_blocks() * c.batch * c.plane_chunks());
+  const int64_t wanted = ceil_div(kTasks, groups);
+  const int64_t rows = max_of(ceil_div(height.out, wanted), height.kernel);
+  c.row_chunk = even_split(height.out, min_of(rows, strip.rows), height.phases);
+  c.column_chunk = strip.columns;
+  if (height.out == 1) {
+    const int64_t columns = max_of(kFewColumns, ceil_div(width.out, wanted));
+    c.column_chunk = even_split(width.out, min_of(columns, strip.columns), width.phases);
+  }
+}
+
+}  // namespace fastconv::depthwise_conv
