@@ -21,6 +21,22 @@ struct CountUp<0, I...> {
 template <int N>
 using Count = typename CountUp<N>::type;
 
+// f(0), f(1), ... f(N - 1) with constants.  An array of vectors that is indexed by nothing else
+// stays in registers; where a loop is unrolled by a pragma, GCC finds out too late.
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+template <int... I, class F>
+FASTCONV_INLINE void for_each(Ints<I...>, const F& f) {
+  (f(Index<I>()), ...);
+}
+template <int N, class F>
+FASTCONV_INLINE void for_each(const F& f) {
+  for_each(Count<N>(), f);
+}
+#define FASTCONV_EACH(i) [&](auto i) __attribute__((always_inline))
+
 #if FASTCONV_LEVEL >= 2
 
 // Lanes [first, last) of a vector, 0 <= first <= last <= lanes, for accesses that touch no others.

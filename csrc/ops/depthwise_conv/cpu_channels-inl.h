@@ -8,7 +8,7 @@
 // 16 + 3 loads for 42 FMAs.  Border tiles skip the columns outside the image, one test per column.
 #pragma once
 
-#include "common/simd-inl.h"
+#include "common/lanes-inl.h"
 #include "ops/depthwise_conv/cpu_epilogue-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -28,16 +28,19 @@ template <class T>
 struct ChannelTile {
   const T* x;              // image n, first input channel of the vector, row 0, column 0
   const Accum<T>* weight;  // the vector's packed weights: [tap][lane]
+  // The output row, and the band of rows that the tile goes down: their lists lie `rows_apart`
+  // from each other.
   const RowTap* rows;
-  int64_t row_count;
+  int64_t row_count, rows_apart, band;
+  const int64_t* row_counts;
   bool prefetch;
-  // The input rows that the next output row adds.
-  const T* ahead;
-  int64_t ahead_rows, row_stride;
+  // The input rows that the next output row adds, and where they begin after the last one listed.
+  int64_t ahead_rows, row_stride, ahead;
   int64_t column_stride;  // elements between input columns
   int64_t width;          // input columns
   TapRun run;             // taps along the row
   int64_t step;           // input columns per output column
+  bool finite;            // all weights
   Vec<Accum<T>> bias;
   Activation activation;  // of sums in registers
   int lanes;              // input channels to load, <= kLanes
@@ -75,59 +78,67 @@ FASTCONV_INLINE Vec<Accum<T>> load_column(const ChannelTile<T>& t, const T* p) {
 // `Taps` neighbouring taps of one filter row.  Step is the compile-time column step.
 //
 // A column adds to the sums of Taps neighbouring outputs, and so does the next one: 7 FMAs take 3.5
-// cycles, and each waits 4 for the one before.  So several parts of the row take turns.  (7x7 on
-// 8x384x14x14: 200 us in order, 185 by turns; 5x51 on 128x28x28 119 and 97.)
-template <int Taps, int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
+// cycles, and each waits 4 for the one before.  So parts of wide tiles take turns.  (7x7 on
+// 8x64x28x28, one thread: 266 us in order, 243 by turns.)
+template <int Taps, int Step, int Width, bool Edge, bool Partial, class T>
 FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x,
                                 const Accum<T>* weight, int64_t weight_step,
                                 Vec<Accum<T>> (&acc)[Width]) {
   using A = Accum<T>;
   Vec<A> w[Taps];
-#pragma GCC unroll 8
-  for (int k = 0; k < Taps; ++k) {
-    w[k] = load(weight + k * weight_step);
-    pin(w[k]);
-  }
+  for_each<Taps>(FASTCONV_EACH(k) {
+    w[k.value] = load(weight + k.value * weight_step);
+    pin(w[k.value]);
+  });
   const int64_t column_stride = t.column_stride;
   [[maybe_unused]] const uint64_t width = t.width;
   constexpr int kColumns = (Width - 1) * Step + Taps;
-  constexpr int kParts = kColumns < 2 * Taps ? 1 : Taps * 2 >= 10 * Step ? 2 : 3;
+  constexpr int kParts = Width < 10 ? 1 : Taps >= 5 ? 2 : 3;
   constexpr int kPart = (kColumns + kParts - 1) / kParts;
   const T* p = row + x * column_stride;
-#pragma GCC unroll 64
-  for (int j = 0; j < kPart; ++j, p += column_stride) {
-#pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
-      const int i = part * kPart + j;
-      if (i >= kColumns) continue;
-      if (Taps < Step && i % Step >= Taps) continue;  // a column that no output uses
-      if (Edge && static_cast<uint64_t>(x + i) >= width) continue;
-      Vec<A> v = load_column<Partial, L>(t, p + part * kPart * column_stride);
-      pin(v);
-#pragma GCC unroll 8
-      for (int k = 0; k < Taps; ++k) {
-        const int o = i - k;
-        if (o >= 0 && o % Step == 0 && o / Step < Width) {
-          acc[o / Step] = fma(v, w[k], acc[o / Step]);
-        }
+  for_each<kPart>(FASTCONV_EACH(j) {
+    for_each<kParts>(FASTCONV_EACH(part) {
+      constexpr int i = part.value * kPart + j.value;
+      // The second leaves out columns that no output uses.
+      if constexpr (i < kColumns && (Taps >= Step || i % Step < Taps)) {
+        if (Edge && static_cast<uint64_t>(x + i) >= width) return;
+        Vec<A> v = load_column<Partial, Lanes::kSame>(t, p + part.value * kPart * column_stride);
+        pin(v);
+        for_each<Taps>(FASTCONV_EACH(k) {
+          constexpr int o = i - k.value;
+          if constexpr (o >= 0 && o % Step == 0 && o / Step < Width) {
+            acc[o / Step] = fma(v, w[k.value], acc[o / Step]);
+          }
+        });
       }
-    }
-  }
+    });
+    p += column_stride;
+  });
 }
 
-// One tap, any step: one load per FMA.
-template <int Width, bool Edge, bool Partial, Lanes L, class T>
+// What stands for a column outside the image, where weights are finite.
+template <class T>
+alignas(64) inline const T kZeroColumn[kLanes<Accum<T>>] = {};
+
+// One tap, any step: one load per FMA.  Each tap of a dilated filter leaves out other columns,
+// which no branch prediction follows: zeros take their place.  (3x3, dilation 2, on 8x64x28x28, one
+// thread: 141 us with branches, 127 so.)
+template <int Width, bool Edge, bool Zeros, bool Partial, Lanes L, class T>
 FASTCONV_INLINE void single_tap(const ChannelTile<T>& t, const T* row, int64_t x,
                                 const Accum<T>* weight, Vec<Accum<T>> (&acc)[Width]) {
   const Vec<Accum<T>> w = load(weight);
   const int64_t step = t.step, stride = step * t.column_stride;
   [[maybe_unused]] const uint64_t width = t.width;
   const T* p = row + x * t.column_stride;
-#pragma GCC unroll 16
-  for (int o = 0; o < Width; ++o, p += stride) {
-    if (Edge && static_cast<uint64_t>(x + o * step) >= width) continue;
-    acc[o] = fma(load_column<Partial, L>(t, p), w, acc[o]);
-  }
+  for_each<Width>(FASTCONV_EACH(o) {
+    const bool outside = Edge && static_cast<uint64_t>(x + o.value * step) >= width;
+    const T* column = Zeros && outside ? kZeroColumn<T> : p;
+    if (Edge && Zeros) asm("" : "+r"(column));  // GCC otherwise branches
+    if (Zeros || !outside) {
+      acc[o.value] = fma(load_column<Partial, L>(t, column), w, acc[o.value]);
+    }
+    p += stride;
+  });
 }
 
 // Accumulates the tile whose first output column is number `o` of the phase.  Step 0 stands for
@@ -136,8 +147,7 @@ template <int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
 FASTCONV_INLINE void accumulate(const ChannelTile<T>& t, int64_t o, Vec<Accum<T>> (&acc)[Width]) {
   constexpr int kV = kLanes<Accum<T>>;
   const int64_t weight_step = t.run.tap_step * kV;
-#pragma GCC unroll 16
-  for (int i = 0; i < Width; ++i) acc[i] = t.bias;
+  for_each<Width>(FASTCONV_EACH(i) { acc[i.value] = t.bias; });
   for (int64_t r = 0; r < t.row_count; ++r) {
     const T* row = t.x + t.rows[r].row;
     const Accum<T>* weight = t.weight + (t.rows[r].weight + t.run.tap) * kV;
@@ -145,22 +155,26 @@ FASTCONV_INLINE void accumulate(const ChannelTile<T>& t, int64_t o, Vec<Accum<T>
     int64_t left = t.run.count;
     if constexpr (Step == 0) {
       for (; left > 0; --left, x += t.run.offset_step, weight += weight_step) {
-        single_tap<Width, Edge, Partial, L>(t, row, x, weight, acc);
+        if (Edge && t.finite) {
+          single_tap<Width, Edge, true, Partial, L>(t, row, x, weight, acc);
+        } else {
+          single_tap<Width, Edge, false, Partial, L>(t, row, x, weight, acc);
+        }
       }
     } else {
       while (left > 0) {
         int taps = 1;
         if (left >= 7) {
-          dense_taps<7, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
+          dense_taps<7, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
           taps = 7;
         } else if (left >= 5) {
-          dense_taps<5, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
+          dense_taps<5, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
           taps = 5;
         } else if (left >= 3) {
-          dense_taps<3, Step, Width, Edge, Partial, L>(t, row, x, weight, weight_step, acc);
+          dense_taps<3, Step, Width, Edge, Partial>(t, row, x, weight, weight_step, acc);
           taps = 3;
         } else {
-          single_tap<Width, Edge, Partial, L>(t, row, x, weight, acc);
+          single_tap<Width, Edge, false, Partial, L>(t, row, x, weight, acc);
         }
         left -= taps;
         x += taps;
@@ -186,8 +200,9 @@ FASTCONV_INLINE void prefetch_next_row(const ChannelTile<T>& t, int64_t o,
                                        const ChannelSink<T>& sink) {
   // A filter narrower than its step leaves columns out.
   const int64_t used = t.run.offset_step == 1 ? min_of(t.run.count, t.step) : t.step;
+  const T* ahead = t.x + t.rows[t.row_count - 1].row + t.ahead;
   for (int64_t r = 0; r < t.ahead_rows; ++r) {
-    const T* p = t.ahead + r * t.row_stride + o * t.step * t.column_stride;
+    const T* p = ahead + r * t.row_stride + o * t.step * t.column_stride;
     for (int64_t i = 0; i < Width; ++i, p += t.step * t.column_stride) {
       for (int64_t k = 0; k < used; ++k) __builtin_prefetch(p + k * t.column_stride);
     }
@@ -202,30 +217,42 @@ template <int Step, int Width, bool Edge, bool Partial, Lanes L, class T>
 void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink) {
   Vec<Accum<T>> acc[Width];
   accumulate<Step, Width, Edge, Partial, L>(t, o, acc);
-  if (t.prefetch) prefetch_next_row<Width>(t, o, sink);
-  finish_sums<T, Tile::kEvery>(t.activation, acc);
-#pragma GCC unroll 16
-  for (int i = 0; i < Width; ++i) {
-    const int64_t at = (o + i) * sink.column_stride;
-    if (sink.sums != nullptr) {
-      store(sink.sums + at, acc[i]);
-    } else if constexpr (Partial) {
-      store_n(sink.y + at, acc[i], sink.lanes);
-    } else {
-      store(sink.y + at, acc[i]);
-    }
+  if (t.prefetch && t.row_count > 0) prefetch_next_row<Width>(t, o, sink);
+  if (__builtin_expect(t.activation != Activation::kNone, false)) {
+    Vec<Accum<T>> done[Width];  // so that only this branch has the sums in memory
+    for_each<Width>(FASTCONV_EACH(i) { done[i.value] = acc[i.value]; });
+    finish_sums<T, Tile::kEvery>(t.activation, done);
+    for_each<Width>(FASTCONV_EACH(i) { acc[i.value] = done[i.value]; });
   }
+  const int64_t column_stride = sink.column_stride;
+  if (sink.sums != nullptr) {
+    Accum<T>* sums = sink.sums + o * column_stride;
+    for_each<Width>(FASTCONV_EACH(i) { store(sums + i.value * column_stride, acc[i.value]); });
+    return;
+  }
+  T* y = sink.y + o * column_stride;
+  const int lanes = sink.lanes;
+  for_each<Width>(FASTCONV_EACH(i) {
+    if constexpr (Partial) {
+      store_n(y + i.value * column_stride, acc[i.value], lanes);
+    } else {
+      store(y + i.value * column_stride, acc[i.value]);
+    }
+  });
 }
 
+// A tile's columns go down the band's rows before the next columns: one row after the other skips
+// the same columns then, as the branches' prediction expects.  (7x7 on 8x64x24x24, one thread: 214
+// us row by row, 191 so.)
 template <int Step, int Width, bool Partial, Lanes L, class T>
-FASTCONV_INLINE void channel_tile_at(const ChannelTile<T>& t, int64_t o,
-                                     const ChannelSink<T>& sink) {
+void channel_tile_at(ChannelTile<T> t, int64_t o, ChannelSink<T> sink) {
   const int64_t first = t.step * o + t.run.offset;
   const int64_t last = first + t.step * (Width - 1) + (t.run.count - 1) * t.run.offset_step;
-  if (first >= 0 && last < t.width) {
-    channel_tile<Step, Width, false, Partial, L>(t, o, sink);
-  } else {
-    channel_tile<Step, Width, true, Partial, L>(t, o, sink);
+  const bool edge = first < 0 || last >= t.width;
+  for (int64_t i = 0; i < t.band; ++i, t.rows += t.rows_apart, sink.y += sink.row_stride) {
+    t.row_count = t.row_counts[i];
+    (edge ? channel_tile<Step, Width, true, Partial, L, T>
+          : channel_tile<Step, Width, false, Partial, L, T>)(t, o, sink);
   }
 }
 
@@ -236,63 +263,6 @@ void channel_tiles(const ChannelTile<T>& t, int64_t o, int64_t end, const Channe
   for (; o < end; o += Width) {
     channel_tile_at<Step, Width, Partial, L>(t, min_of(o, end - Width), sink);
   }
-}
-
-// Outputs [o, end) of a phase.  Tile widths divide the widths of the usual networks (multiples of
-// 7, and with dense taps of 12 and 16, whichever computes fewest columns twice).
-template <int Step, bool Partial, Lanes L, class T>
-void channel_row(const ChannelTile<T>& t, int64_t o, int64_t end, const ChannelSink<T>& sink) {
-  constexpr int kWide = kVectorRegisters >= 32 ? 14 : 7;
-  const int64_t count = end - o;
-  if constexpr (Step == 1 && !Partial && kWide == 14) {
-    const int64_t sevens = round_up(count, 7);  // 14 columns or 7 each
-    if (count >= 16 && round_up(count, 16) < sevens) {
-      return channel_tiles<Step, 16, Partial, L>(t, o, end, sink);
-    }
-    if (count >= 12 && round_up(count, 12) < sevens) {
-      return channel_tiles<Step, 12, Partial, L>(t, o, end, sink);
-    }
-  }
-  for (; end - o >= kWide; o += kWide) channel_tile_at<Step, kWide, Partial, L>(t, o, sink);
-  if (kWide > 7 && end - o > 7 && count >= kWide) {
-    channel_tile_at<Step, kWide, Partial, L>(t, end - kWide, sink);
-  } else if (count >= 7) {
-    channel_tiles<Step, 7, Partial, L>(t, o, end, sink);
-  } else if (count >= 3) {
-    channel_tiles<Step, 3, Partial, L>(t, o, end, sink);
-  } else {
-    channel_tiles<Step, 1, Partial, L>(t, o, end, sink);
-  }
-}
-
-template <int Step, Lanes L, class T>
-void channel_row_masked(const ChannelTile<T>& t, int64_t o, int64_t end,
-                        const ChannelSink<T>& sink) {
-  constexpr int kV = kLanes<Accum<T>>;
-  if (t.lanes < kV || sink.lanes < kV) {
-    channel_row<Step, true, L>(t, o, end, sink);
-  } else {
-    channel_row<Step, false, L>(t, o, end, sink);
-  }
-}
-
-template <Lanes L, class T>
-void channel_row_of(const ChannelTile<T>& t, int64_t o, int64_t end, const ChannelSink<T>& sink) {
-  const bool dense = t.run.offset_step == 1 || t.run.count == 1;
-  if (dense && t.step == 1) {
-    channel_row_masked<1, L>(t, o, end, sink);
-  } else if (dense && t.step == 2) {
-    channel_row_masked<2, L>(t, o, end, sink);
-  } else {
-    channel_row_masked<0, L>(t, o, end, sink);
-  }
-}
-
-template <class T>
-void channel_row_dispatch(const ChannelTile<T>& t, int64_t o, int64_t end,
-                          const ChannelSink<T>& sink, bool expanded) {
-  (expanded ? channel_row_of<Lanes::kExpanded, T> : channel_row_of<Lanes::kSame, T>)(t, o, end,
-                                                                                     sink);
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

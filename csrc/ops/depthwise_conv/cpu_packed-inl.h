@@ -70,7 +70,8 @@ void packed_vector(const Correlation& p, const Correlation::Task& task, const Wi
   Correlation::Task local = task;
   local.c0 = 0;
   local.c1 = kV;
-  const A* x = s.x - pixel_offset(q.x_strides, w.first);  // the kernels count from the image's origin
+  const A* x =
+      s.x - pixel_offset(q.x_strides, w.first);  // the kernels count from the image's origin
   if constexpr (kWritesThrough<T>) {
     q.activation = p.activation;
     channels_task<A>(q, s.s, local, x, target);
@@ -97,7 +98,7 @@ void packed_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratc
     const Correlation::Task task = p.task(i);
     const int64_t channels = task.c1 - task.c0;
     if (task.block != block) {
-      pack_weights<T>(p, task.c0, channels, filters);
+      s.s.finite = pack_weights<T>(p, task.c0, channels, filters);
       block = task.block;
     }
     const Window w = read_window(p.axis, {task.z0, task.y0, task.x0}, {task.z1, task.y1, task.x1});

@@ -19,8 +19,8 @@ inline int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ?
 struct Strip {
   int64_t planes, rows, columns;
 };
-inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels, int64_t fan_in,
-                    int64_t fan_out, Dtype dtype, bool whole_volumes) {
+inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels,
+                           int64_t fan_in, int64_t fan_out, Dtype dtype, bool whole_volumes) {
   constexpr int64_t kTaps = 9, kColumnsOfOne = 1024;
   if (channels < kLanes / 4) return {0, 0, 0};
   const int64_t lane = kLanes * accumulator_size(dtype);
