@@ -29,7 +29,8 @@ constexpr auto kWeight = FASTCONV_ISA_TABLE(weight_run);
 constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
 constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
 
-constexpr const char* kEngines[] = {"channels", "flat", "rolling", "direct", "rows", "blocked"};
+constexpr const char* kEngines[] = {"channels", "packed", "flat",   "rolling",
+                                    "direct",   "rows",   "blocked"};
 
 std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
   std::vector<double> out;
@@ -173,6 +174,8 @@ struct Room {
     plan.stream = can_stream(plan) && plan.out_channels % 8 == 0;  // it decides on the bits
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     if (check && plan.stream) totals.add("stream");
+    if (check && plan.volume) totals.add("volume");
+    if (check && plan.planar) totals.add("planar");
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* scratch) {
                     kCorrelation.get()(plan, begin, end, scratch);

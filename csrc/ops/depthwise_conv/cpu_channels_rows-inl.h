@@ -201,8 +201,9 @@ void channel_columns(const ChannelTile<T>& tile, int64_t first, int64_t last,
                      const ChannelSink<T>& sink, bool expanded) {
   constexpr int64_t kDense = 5;  // fewer taps are faster one by one
   const int64_t apart = tile.run.offset_step;
-  // Large tensors are read in order.
-  if (tile.step != 1 || apart == 1 || tile.run.count < kDense || tile.prefetch) {
+  // Large images are better read in order.  (5x5, dilation 2, on 8x64x112x112: 3.6 ms, and 4.2 so.)
+  constexpr int64_t kLongRow = 64;
+  if (tile.step != 1 || apart == 1 || tile.run.count < kDense || tile.width > kLongRow) {
     return channel_row_dispatch(tile, first, last, sink, expanded);
   }
   for (int64_t r = 0; r < apart; ++r) {
