@@ -92,7 +92,6 @@ def _has(rows: Sequence[ModelRow], how: str) -> bool:
 
 def speeds(rows: Sequence[ModelRow], how: str) -> str:
     """A line for each network, a column for each mode and batch: both layouts in a cell."""
-
     columns = _unique((row.case.mode, row.case.batch) for row in rows)
     columns.sort(key=lambda c: (MODES.index(c[0]), c[1]))
     found = {(row.case.network, row.case.mode, row.case.batch): row for row in rows}
@@ -121,7 +120,6 @@ def speeds(rows: Sequence[ModelRow], how: str) -> str:
 
 def details(rows: Sequence[ModelRow]) -> str:
     """Milliseconds and MiB of every contender."""
-
     names = _unique(name for row in rows for name in row.times)
     order = [contender_name(how, layout) for how in ("native", *HOW) for layout in LAYOUTS]
     names.sort(key=lambda n: order.index(n) if n in order else len(order))

@@ -28,7 +28,7 @@ from cases import OPS
 from model_results import claim as model_claim
 from model_results import full as model_full
 from results import COMPILE, NATIVE, OTHER, OURS, STATS, Row, load, rows_of
-from tables import markdown as markdown
+from tables import markdown
 from timing import geomean
 
 RESULTS = Path(__file__).with_name("results")

@@ -3,7 +3,7 @@
 """Measures fastconv against PyTorch and against the machine's limits.
 
 python bench/run.py --quick                         every operator, about two minutes
-python bench/run.py --suite models --json out.json  the layers of models, over an hour
+python bench/run.py --suite models --json out.json  the layers of models, thousands of cases
 python bench/run.py --suite models --op depthwise_conv2d --dtype float32
 """
 

@@ -52,6 +52,10 @@ PROBLEMS = {
     "wide images, stride 2": (2, (2, 96, 112, 112), (3, 3), torch.bfloat16),
     "volumes": (3, (1, 216, 13, 20, 20), (3, 3, 3), torch.float32, True),
     "a multiplier": (2, (2, 64, 40, 40), (3, 3), torch.float32, True, 4),
+    "taps far apart": (1, (1, 64, 100_000), (9,)),
+    "long volumes, stride 2": (3, (1, 16, 3000, 6, 6), (3, 3, 3), torch.float32, True),
+    "many filters of a channel": (1, (1, 32, 2048), (31,), torch.float32, False, 8),
+    "large filters of a channel": (2, (1, 16, 20, 20), (27, 27), torch.float32, True, 12),
     "many channels": (2, (1, 4096, 8, 8), (3, 3), torch.float32, True),
 }
 
@@ -60,6 +64,10 @@ PROBLEMS = {
 def test_convolutions_take_no_more_than_stated(name):
     kernel = PROBLEMS[name][2]
     stride = {"stride": 2} if "stride 2" in name else {}
+    if "volumes" in name and stride:
+        stride = {"stride": (1, 2, 2)}
+    if "far apart" in name:
+        stride = {"dilation": 5000}
     padding = {"padding": [k // 2 for k in kernel]}
     x, weight, call = convolution(*PROBLEMS[name], **stride, **padding)
     (scratch,), (tensors,) = stated("any call"), stated("forward")

@@ -178,6 +178,20 @@ inline std::vector<Case> table() {
       cases.back().activation = static_cast<Activation>(i % 6);
     }
   }
+  // More planes than a task has.
+  cases.push_back({{Dtype::kFloat32,
+                    true,
+                    false,
+                    1,
+                    17,
+                    1,
+                    {axis(130, 3, 1, 1, 1, 1), axis(3, 3, 2, 1, 1, 1), axis(5, 3, 2, 1, 1, 1)}},
+                   true,
+                   false,
+                   false,
+                   false});
+  // Taps further apart than the row is long.
+  add(Dtype::kFloat32, 17, 1, axis(3, 1, 1, 1, 0, 0), axis(40, 5, 1, 70, 140, 140));
   // Vectors of channels that meet several filters each: chunks of columns, channels left over.
   for (const int64_t multiplier : {2, 3}) {
     for (const int64_t channels : {16, 21, 40}) {

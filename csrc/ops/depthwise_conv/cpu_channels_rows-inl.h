@@ -206,7 +206,7 @@ void channel_columns(const ChannelTile<T>& tile, int64_t first, int64_t last,
   if (tile.step != 1 || apart == 1 || tile.run.count < kDense || tile.width > kLongRow) {
     return channel_row_dispatch(tile, first, last, sink, expanded);
   }
-  for (int64_t r = 0; r < apart; ++r) {
+  for (int64_t r = 0; r < min_of(apart, last); ++r) {
     const int64_t column = floor_mod(r + tile.run.offset, apart);
     ChannelTile<T> t = tile;
     t.x += column * tile.column_stride;
@@ -215,8 +215,11 @@ void channel_columns(const ChannelTile<T>& tile, int64_t first, int64_t last,
     t.run.offset = floor_div(r + tile.run.offset, apart);
     t.run.offset_step = 1;
     ChannelSink<T> s = sink;
-    s.y += r * sink.column_stride;
-    if (s.sums != nullptr) s.sums += r * sink.column_stride;
+    if (s.sums != nullptr) {
+      s.sums += r * sink.column_stride;
+    } else {
+      s.y += r * sink.column_stride;
+    }
     s.column_stride *= apart;
     const int64_t begin = ceil_div(first - r, apart), end = ceil_div(last - r, apart);
     channel_row_dispatch(t, begin, end, s, expanded);

@@ -58,6 +58,14 @@ inline bool packs(const Correlation& c) {
          taps >= (pixels * pixel > kLargeBytes ? kManyTaps : kTaps);
 }
 
+// Whether a vector of channels may meet its filters one after another: their weights, and a row of
+// sums of each, are to stay in L2.
+inline bool can_be_planar(const Correlation& c) {
+  constexpr int64_t kFilters = 16, kTaps = 4096;
+  return c.fan_out > 1 && c.in_channels >= Correlation::kMinWindow && c.fan_out <= kFilters &&
+         c.fan_out * c.taps <= kTaps;
+}
+
 // Axes along which nothing moves.
 inline bool is_still(const CorrelationAxis& a) {
   return a.kernel == 1 && a.step == 1 && a.phases == 1 && a.taps(0).offset == 0 && a.in == a.out;

@@ -3,9 +3,8 @@
 
 // Channels-last filters of many taps: a strip of one vector of channels is copied into scratch, and
 // widened to fp32 on the way; the channels-last tiles run on that.  In the tensor the vector's
-// pixels lie apart: a power of two apart they share few sets of L1, misaligned they take two loads
-// a vector, and 16-bit ones are converted again for every row of the filter.  A copy costs two
-// cycles, and 7x7 taps take 24.
+// pixels, multiples of 1 KiB apart, share few sets of L1.  A copy costs two cycles, and 7x7 taps
+// take 24.
 #pragma once
 
 #include "ops/depthwise_conv/cpu_blocked-inl.h"

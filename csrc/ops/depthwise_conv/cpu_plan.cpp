@@ -126,7 +126,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
   c.window = c.volume = c.planar = c.narrow = c.stream = false;
-  const bool planar = c.fan_out > 1 && c.in_channels >= Correlation::kMinWindow;
+  const bool planar = can_be_planar(c);
   if (!p.channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];

@@ -24,11 +24,15 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
   constexpr int64_t kTaps = 9, kColumnsOfOne = 1024;
   if (channels < kLanes / 4) return {0, 0, 0};
   const int64_t lane = kLanes * accumulator_size(dtype);
-  const int64_t columns = round_up(max_of(1, axis[2].out), axis[2].phases);
-  if (axis[0].in * axis[1].in == 1 && axis[2].kernel >= kTaps) {
-    return {1, axis[1].out, even_split(axis[2].out, kColumnsOfOne, axis[2].phases)};
+  if (axis[0].out * axis[1].out == 1 && axis[2].kernel >= kTaps) {
+    const int64_t most = max_of(kColumnsOfOne / (fan_in * fan_out), axis[2].kernel);
+    const int64_t columns = even_split(axis[2].out, most, axis[2].phases);
+    const int64_t in = clipped_reads(axis[2], columns) + axis[2].kernel;  // and its weights
+    if (lane * (in * fan_in + columns * fan_out) > 2 * kStripBytes) return {0, 0, 0};
+    return {1, 1, columns};
   }
   if (axis[1].in == 1) return {0, 0, 0};
+  const int64_t columns = round_up(max_of(1, axis[2].out), axis[2].phases);
   const auto bytes = [&](int64_t planes, int64_t rows) {
     const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
     return lane * (in * fan_in + planes * min_of(rows, axis[1].out) * axis[2].out * fan_out);

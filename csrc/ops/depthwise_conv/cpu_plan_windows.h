@@ -90,22 +90,25 @@ inline bool streams(const Correlation& c) {
   const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
   return bytes > (conflicts ? kL2Bytes : kMemoryBytes);
 }
-// Tasks of all planes and of so few rows, columns and channels that what rows share stays in L2;
+
+// Tasks of many planes and of so few rows, columns and channels that what rows share stays in L2;
 // but channels are neighbours in memory, so columns are cut first.  (108x13x40x40, 3x3x3, stride 1,
 // 2, 2: tasks of 16 channels 220 us, of a tile's columns and all channels 160.)
 inline void cut_for_volume(Correlation& c) {
+  constexpr int64_t kPlanes = 64;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   c.volume = true;
-  c.plane_chunk = max_of(1, c.axis[0].out);
+  c.plane_chunk = even_split(c.axis[0].out, kPlanes, 1);
   const int64_t tile = round_up(width.out, 5) < round_up(width.out, 7) ? 5 : 7;
   c.column_chunk = max_of(1, min_of(width.out, tile));
   c.row_chunk = even_split(height.out, 4, 1);
   c.channel_block = c.out_channels / kLanes * kLanes;
   if (c.tasks() < kTasks) c.row_chunk = even_split(height.out, 2, 1);
   const int64_t columns = clipped_reads(width, c.column_chunk);
-  const int64_t channel = max_of(
-      1, c.axis[0].in * clipped_reads(height, c.row_chunk) * columns * element_size(c.dtype));
+  const int64_t channel =
+      max_of(1, clipped_reads(c.axis[0], c.plane_chunk) * clipped_reads(height, c.row_chunk) *
+                    columns * element_size(c.dtype));
   const int64_t fitting = kWindowBytes / channel / kLanes * kLanes;
   const int64_t spread = c.out_channels * max_of(1, c.tasks()) / kTasks / kLanes * kLanes;
   c.channel_block = even_split(c.channel_block, min_of(fitting, spread), kLanes);
