@@ -171,7 +171,7 @@ struct Room {
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
     plan.prefetch = run.random.one_in(2);  // usually of large tensors only
     plan.narrow = plan.prefetch && run.random.one_in(2);
-    plan.stream = can_stream(plan) && plan.out_channels % 8 == 0;  // it decides on the bits
+    plan.stream = can_stream(plan) && plan.axis[1].out % 2 == 0;  // it decides on the bits
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     if (check && plan.stream) totals.add("stream");
     if (check && plan.volume) totals.add("volume");

@@ -117,7 +117,8 @@ struct Correlation {
   bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
-  // fastest.  Chunks are whole multiples of the phases.
+  // fastest; but blocks come last where each pixel holds all of them.  Chunks are whole multiples
+  // of the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
   // Whether a window meets the taps in the opposite order: in that of the input.
@@ -127,6 +128,11 @@ struct Correlation {
   constexpr bool overlaps() const {
     return engine == Engine::kPacked ||
            ((window || volume || planar) && engine == Engine::kChannels);
+  }
+  // Threads get neighbouring tasks.  Where pixels hold all channels, two threads would otherwise
+  // write into the same cache lines, or pairs of them.
+  constexpr bool blocks_last() const {
+    return engine == Engine::kChannels || engine == Engine::kPacked;
   }
   constexpr int64_t unit() const { return kMinWindow * fan_out; }  // output channels of a vector
   constexpr int64_t channel_blocks() const {
@@ -145,23 +151,33 @@ struct Correlation {
     int64_t block, c0, c1, n, z0, z1, y0, y1, x0, x1;
   };
   constexpr Task task(int64_t index) const {
+    const int64_t pixels = tasks() / channel_blocks();
+    const int64_t block = blocks_last() ? index % channel_blocks() : index / pixels;
+    index = blocks_last() ? index / channel_blocks() : index % pixels;
     const int64_t column = index % column_chunks();
     index /= column_chunks();
     const int64_t row = index % row_chunks();
     index /= row_chunks();
     const int64_t plane = index % plane_chunks();
     index /= plane_chunks();
-    const int64_t n = index % batch, block = index / batch;
     return {block,
             block * channel_block,
             block + 1 == channel_blocks() ? out_channels : (block + 1) * channel_block,
-            n,
+            index,
             plane * plane_chunk,
             min_of((plane + 1) * plane_chunk, axis[0].out),
             row * row_chunk,
             min_of((row + 1) * row_chunk, axis[1].out),
             column * column_chunk,
             min_of((column + 1) * column_chunk, axis[2].out)};
+  }
+  // Calls f(task) for the tasks [begin, end), block after block: a block's weights are packed once.
+  template <class F>
+  void each_by_block(int64_t begin, int64_t end, const F& f) const {
+    const int64_t step = blocks_last() ? channel_blocks() : 1;
+    for (int64_t first = begin; first < min_of(begin + step, end); ++first) {
+      for (int64_t i = first; i < end; i += step) f(task(i));
+    }
   }
   // Elementary steps of one task, for the threading grain: vector FMAs, and loads and stores.
   constexpr int64_t work() const {

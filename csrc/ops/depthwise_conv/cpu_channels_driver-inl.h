@@ -89,7 +89,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.ahead = t.y_ahead = 0;
   const bool stream = p.stream && s.finite;
   if (stream) {
-    t.ahead = Stream::kColumnsAhead * t.column_stride;
+    t.ahead = Stream<2>::kColumnsAhead * t.column_stride;
   } else if (p.narrow) {
     t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
   } else if (p.prefetch) {
@@ -112,7 +112,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
     t.y = y + task.c0 + z * p.y_strides.sp[0];
     const bool flat = depth.kernel == 1 && t.plane_count == 1;
     if (stream) {
-      stream_rows(b, task.y0, task.y1);
+      (width.step == 1 ? stream_rows<1, T> : stream_rows<2, T>)(b, task.y0, task.y1);
     } else if (scatter) {
       scatter_rows_of(b, width.kernel, flat, task.y0, task.y1);
     } else if (width.step == 1) {
@@ -141,8 +141,7 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
   ChannelScratch<T> s;
   s.carve(p, static_cast<char*>(scratch));
   int64_t packed_block = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    const Correlation::Task task = p.task(i);
+  p.each_by_block(begin, end, [&](const Correlation::Task& task) {
     if (task.block != packed_block) {
       s.finite = pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
       packed_block = task.block;
@@ -150,7 +149,7 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
     const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;
     T* y = static_cast<T*>(p.y) + task.n * p.y_strides.n;
     channels_last_task<T>(p, s, task, x, y);
-  }
+  });
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

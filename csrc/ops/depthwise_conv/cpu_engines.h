@@ -35,7 +35,8 @@ inline bool has_volume(const Correlation& c, Isa isa) {
 
 // A window whose tasks may go from pixel to pixel: see cpu_stream-inl.h.
 inline bool can_stream(const Correlation& c) {
-  return c.window && c.engine == Engine::kChannels && c.axis[2].step == 2 && c.axis[2].kernel == 3;
+  const CorrelationAxis& width = c.axis[2];
+  return c.window && c.engine == Engine::kChannels && width.phases == 1 && width.kernel == 3;
 }
 
 // Whether a filter's many taps pay for packing: see cpu_packed-inl.h.  Pixels a multiple of 1024

@@ -93,8 +93,7 @@ void packed_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratc
   s.carve(p, static_cast<char*>(scratch));
   const ChannelScratch<Accum<T>> filters = s.s;
   int64_t block = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    const Correlation::Task task = p.task(i);
+  p.each_by_block(begin, end, [&](const Correlation::Task& task) {
     const int64_t channels = task.c1 - task.c0;
     if (task.block != block) {
       s.s.finite = pack_weights<T>(p, task.c0, channels, filters);
@@ -106,7 +105,7 @@ void packed_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratc
       s.s.bias = filters.bias + v * kV;
       packed_vector(p, task, w, task.c0 + vector_start(p, v, kV, channels), s);
     }
-  }
+  });
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

@@ -73,22 +73,23 @@ inline void cut_for_window(Correlation& c) {
   c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
 }
 
-// Whether tiles of few pixels and all channels beat a window.  Where rows lie a multiple of 4 KiB
-// apart, all lines of a window's band fall into the same sets of L1, and what it prefetches is
-// evicted before it is used: in tensors that do not fit in L2.  (3x3: 1x384x96x96, one thread,
-// 564 -> 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14,
-// whose rows fall into different sets, 59 -> 71.)  What comes from memory is better read in order,
-// whatever its rows.  (8x72x112x112: 870 -> 330 to 650 us; 8x192x112x112: 4.1 -> 2.1 ms; but
-// 8x672x28x28, of 20 MiB, 180 -> 189.)
+// Whether tiles of few pixels and all channels beat a window.  What comes from L3 or memory is
+// better read in order.  (Two threads of a Zen 4, stride 1: 1x960x24x24, of 4.3 MiB, 100 -> 85 us,
+// 1x576x64x64 1150 -> 560; but 1x144x56x56, of 3.4 MiB, 52 -> 64.  Stride 2: 8x144x56x56 890 ->
+// 650; but 8x192x28x28, of 5.7 MiB, 74 -> 115.)  Where rows lie a multiple of 4 KiB apart, all
+// lines of a window's band fall into the same sets of L1, and what it prefetches is evicted before
+// it is used: in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 ->
+// 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows
+// fall into different sets, 59 -> 71.)
 inline bool streams(const Correlation& c) {
-  constexpr int64_t kL2Bytes = 1 << 20, kMemoryBytes = 22 << 20;
+  constexpr int64_t kConflictBytes = 1 << 20, kFirstBytes = 4 << 20, kSecondBytes = 16 << 20;
   const int64_t size = element_size(c.dtype);
   if (!can_stream(c) || c.out_channels * size < 256) return false;
-  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0;
-  if (c.axis[0].kernel > 1) return conflicts && c.prefetch;
+  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, first = c.axis[2].step == 1;
+  if (c.axis[0].kernel > 1) return !first && conflicts && c.prefetch;
   const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
   const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
-  return bytes > (conflicts ? kL2Bytes : kMemoryBytes);
+  return bytes > (first ? kFirstBytes : conflicts ? kConflictBytes : kSecondBytes);
 }
 
 // Tasks of many planes and of so few rows, columns and channels that what rows share stays in L2;
@@ -114,12 +115,19 @@ inline void cut_for_volume(Correlation& c) {
   c.channel_block = even_split(c.channel_block, min_of(fitting, spread), kLanes);
 }
 
+// Tasks of all channels, if some cores get one each.  (1x128x112x112, two threads: 460 us in tasks
+// of 64 channels, 320 of 128.)
 inline void cut_for_stream(Correlation& c) {
+  constexpr int64_t kFewTasks = 8, kTileRows = 4;
   c.stream = true;
-  c.channel_block = c.out_channels;
   c.column_chunk = max_of(1, c.axis[2].out);
-  const int64_t wanted = ceil_div(kTasks, max_of(1, c.batch * c.axis[0].out));
-  c.row_chunk = even_split(c.axis[1].out, ceil_div(c.axis[1].out, wanted), 2);
+  const int64_t images = max_of(1, c.batch * c.axis[0].out);
+  const int64_t rows = ceil_div(c.axis[1].out, ceil_div(kTasks, images));
+  c.row_chunk = even_split(c.axis[1].out, rows, kTileRows);
+  const int64_t tasks = images * c.row_chunks();
+  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
+  c.channel_block =
+      even_split(c.out_channels / kLanes * kLanes, ceil_div(c.out_channels, blocks), 4 * kLanes);
 }
 
 // A filter with planes at stride 2 reads every input plane several times and uses each vector

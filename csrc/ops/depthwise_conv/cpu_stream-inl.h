@@ -1,24 +1,31 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Channels-last 3x3 correlation at stride 2 of tensors that come from L3 or memory: tiles of 2x2
-// output pixels, all channels of one before the next.
+// Channels-last 3x3 correlation of tensors that come from L3 or memory: tiles of a few output
+// pixels, all channels of one before the next.
 //
 // A window (cpu_window-inl.h) takes one vector of channels down a band, whose lines lie a pixel
 // apart and a row apart: of large pixels they fall into few sets of the caches, and no hardware
-// prefetches them.  Here five rows are read in order.  That costs 18 more loads of weights for 36
-// FMAs, which L1 and the wait for memory hide.  (1x384x96x96 in fp32, one thread: 600 -> 400 us;
-// tensors in L2 are faster with the window.)
+// prefetches them.  Here the rows that a tile reads are read in order.  At stride 1 a tile of 4x2
+// pixels does 72 FMAs for 24 loads and 9 of weights; at stride 2 one of 2x2 takes 25 and 18 for 36
+// FMAs, which L1 and the wait for memory hide.  Tensors in L2 are faster with the window.  (In
+// fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us, 1x576x64x64 1150 -> 560;
+// stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
 #pragma once
 
 #include "ops/depthwise_conv/cpu_window-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
+template <int Step_>
 struct Stream {
-  static constexpr int kKernel = 3, kStep = 2, kOutputs = 2;  // rows, and columns, of a tile
-  static constexpr int kInputs = (kOutputs - 1) * kStep + kKernel;
-  static constexpr int kColumnsAhead = 8;
+  static constexpr int kKernel = 3, kStep = Step_;
+  static constexpr bool kHoldWeights = kStep == 1 && kVectorRegisters >= 32;
+  static constexpr int kRows = kHoldWeights ? 4 : 2, kColumns = 2;  // outputs of a tile
+  static constexpr int kInputRows = (kRows - 1) * kStep + kKernel;
+  static constexpr int kInputColumns = (kColumns - 1) * kStep + kKernel;
+  // At stride 1 the hardware sees the rows by itself.
+  static constexpr int kColumnsAhead = kStep == 1 ? 0 : 8;
 };
 
 // Where a tile lies.
@@ -28,106 +35,130 @@ struct StreamTile {
   uint32_t rows_in, columns_in;  // inputs inside the image, as masks
 };
 
-// All vectors of channels of a tile.
-template <bool Inside, class T>
-void stream_tile(const WindowBlock<T>& b, const StreamTile& tile) {
+// One vector of channels of a tile, which reads `columns` elements from the first column of a row.
+template <class S, bool Inside, class T>
+FASTCONV_INLINE void stream_vector(const SlidingWindow<T>& t, const StreamTile& tile,
+                                   const int64_t (&columns)[S::kInputColumns], int64_t channel,
+                                   const Accum<T>* filter, Vec<Accum<T>> bias) {
   using V = Vec<Accum<T>>;
-  constexpr int K = Stream::kKernel, N = Stream::kOutputs, kIn = Stream::kInputs;
+  constexpr int K = S::kKernel, kV = kLanes<Accum<T>>;
+  V sums[S::kRows][S::kColumns];
+  for_each<S::kRows>(FASTCONV_EACH(r) {
+    for_each<S::kColumns>(FASTCONV_EACH(q) { sums[r.value][q.value] = bias; });
+  });
+  for (int64_t d = 0; d < t.plane_count; ++d) {
+    const T* row = t.x + tile.x + t.planes[d].plane + channel;
+    const Accum<T>* const weight = filter + t.planes[d].weight * kV;
+    V held[S::kHoldWeights ? K * K : 1];
+    if constexpr (S::kHoldWeights) {
+      for_each<K * K>(FASTCONV_EACH(k) { held[k.value] = load(weight + k.value * kV); });
+    }
+    for_each<S::kInputRows>(FASTCONV_EACH(i) {
+      const T* const from = row;
+      row += t.row_stride;
+      // The same for all channels: a branch that is predicted.
+      if (!Inside && !(tile.rows_in >> i.value & 1)) return;
+      V in[S::kInputColumns];
+      for_each<S::kInputColumns>(FASTCONV_EACH(j) {
+        constexpr int J = decltype(j)::value;
+        in[J] = Inside ? load(from + J * t.column_stride)
+                       : load_if((tile.columns_in >> J & 1) != 0, from + columns[J]);
+        pin(in[J]);
+      });
+      for_each<S::kRows>(FASTCONV_EACH(r) {
+        constexpr int kh = decltype(i)::value - decltype(r)::value * S::kStep;
+        if constexpr (kh >= 0 && kh < K) {
+          for_each<K>(FASTCONV_EACH(kw) {
+            constexpr int kTap = kh * K + decltype(kw)::value;
+            V w;
+            if constexpr (S::kHoldWeights) {
+              w = held[kTap];
+            } else {
+              w = load(weight + kTap * kV);
+              pin(w);
+            }
+            for_each<S::kColumns>(FASTCONV_EACH(q) {
+              V& sum = sums[r.value][q.value];
+              sum = fma(in[q.value * S::kStep + kw.value], w, sum);
+            });
+          });
+        }
+      });
+    });
+  }
+  finish_sums<T, Tile::kTight>(t.activation, sums);
+  T* const y = t.y + tile.y + channel;
+  for_each<S::kRows>(FASTCONV_EACH(r) {
+    for_each<S::kColumns>(FASTCONV_EACH(q) {
+      if (Inside || (r.value < tile.rows && q.value < tile.columns)) {
+        store(y + r.value * t.y_row_stride + q.value * t.y_column_stride, sums[r.value][q.value]);
+      }
+    });
+  });
+}
+
+// All vectors of channels of a tile; the last one overlaps the one before.  By value: stores cannot
+// alias what no one else knows.
+template <class S, bool Inside, class T>
+void stream_tile(const WindowBlock<T>& b, const StreamTile tile) {
   constexpr int kV = kLanes<Accum<T>>;
-  const SlidingWindow<T>& t = b.window;
-  const int64_t row_stride = t.row_stride, column_stride = t.column_stride;
-  const int64_t y_row_stride = t.y_row_stride, y_column_stride = t.y_column_stride;
-  const int64_t ahead = Inside ? t.newest_plane + t.ahead : 0, last = b.channels - kV;
+  const SlidingWindow<T> t = b.window;
+  // What is outside is masked, but the address stays inside: suppressing a fault costs more than
+  // the rest of the tile.
+  int64_t columns[S::kInputColumns];
+  const int some = __builtin_ctz(tile.columns_in);
+  for (int j = 0; j < S::kInputColumns; ++j) {
+    columns[j] = (tile.columns_in >> j & 1 ? j : some) * t.column_stride;
+  }
   for (int64_t c = 0, v = 0; c < b.channels; c += kV, ++v) {
-    const int64_t at = min_of(c, last);  // the last vector overlaps the one before
-    V sums[N][N];
-    const V bias = load(b.bias + v * kV);
-#pragma GCC unroll 4
-    for (int r = 0; r < N; ++r) {
-#pragma GCC unroll 4
-      for (int q = 0; q < N; ++q) sums[r][q] = bias;
-    }
-    const T* const x = t.x + tile.x + at;
-    const Accum<T>* const filter = t.weight + v * b.weight_stride;
-    for (int64_t d = 0; d < t.plane_count; ++d) {
-      const T* row = x + t.planes[d].plane;
-      const Accum<T>* const weight = filter + t.planes[d].weight * kV;
-#pragma GCC unroll 8
-      for (int i = 0; i < kIn; ++i, row += row_stride) {
-        V in[kIn];
-#pragma GCC unroll 8
-        for (int j = 0; j < kIn; ++j) {
-          if constexpr (Inside) {
-            in[j] = load(row + j * column_stride);
-          } else {
-            const bool inside = (tile.rows_in >> i & tile.columns_in >> j & 1) != 0;
-            in[j] = load_if(inside, inside ? row + j * column_stride : t.x);
-          }
-          pin(in[j]);
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < N; ++r) {
-          const int kh = i - r * Stream::kStep;
-          if (kh < 0 || kh >= K) continue;
-#pragma GCC unroll 4
-          for (int kw = 0; kw < K; ++kw) {
-            V w = load(weight + (kh * K + kw) * kV);
-            pin(w);
-#pragma GCC unroll 4
-            for (int q = 0; q < N; ++q) sums[r][q] = fma(in[q * Stream::kStep + kw], w, sums[r][q]);
-          }
-        }
-      }
-    }
-    finish_sums<T, Tile::kTight>(t.activation, sums);
-    T* const y = t.y + tile.y + at;
-#pragma GCC unroll 4
-    for (int r = 0; r < N; ++r) {
-#pragma GCC unroll 4
-      for (int q = 0; q < N; ++q) {
-        if (Inside || (r < tile.rows && q < tile.columns)) {
-          store(y + r * y_row_stride + q * y_column_stride, sums[r][q]);
-        }
-      }
-    }
-    if (Inside && ahead != 0) {
-      const T* row = x + ahead;
-#pragma GCC unroll 8
-      for (int i = 0; i < kIn; ++i, row += row_stride) {
-#pragma GCC unroll 4
-        for (int j = 0; j < N * Stream::kStep; ++j) __builtin_prefetch(row + j * column_stride);
+    const int64_t at = min_of(c, b.channels - kV);
+    stream_vector<S, Inside>(t, tile, columns, at, t.weight + v * b.weight_stride,
+                             load(b.bias + v * kV));
+    if (Inside && S::kColumnsAhead > 0 && t.ahead != 0) {
+      const T* row = t.x + tile.x + at + t.newest_plane + t.ahead;
+      for (int i = 0; i < S::kInputRows; ++i, row += t.row_stride) {
+        for_each<S::kColumns * S::kStep>(
+            FASTCONV_EACH(j) { __builtin_prefetch(row + j.value * t.column_stride); });
       }
     }
   }
 }
 
-// Bits [first, last) of the inputs from `at` on that are inside.
-inline uint32_t inputs_inside(int64_t at, int64_t size) {
+// Bits of `count` inputs from `at` on that are inside.
+inline uint32_t inputs_inside(int64_t at, int count, int64_t size) {
   uint32_t mask = 0;
-  for (int i = 0; i < Stream::kInputs; ++i) mask |= uint32_t{at + i >= 0 && at + i < size} << i;
+  for (int i = 0; i < count; ++i) mask |= uint32_t{at + i >= 0 && at + i < size} << i;
   return mask;
 }
 
-// Output rows [y, end), with finite weights.
-template <class T>
-void stream_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
-  constexpr int N = Stream::kOutputs;
-  constexpr uint32_t kAll = (1u << Stream::kInputs) - 1;
+// Output rows [first, end), with finite weights.  The last tiles of rows and columns overlap those
+// before where there are any.
+template <int Step, class T>
+void stream_rows(const WindowBlock<T>& b, int64_t first, int64_t end) {
+  using S = Stream<Step>;
+  constexpr uint32_t kAllRows = (1u << S::kInputRows) - 1;
+  constexpr uint32_t kAllColumns = (1u << S::kInputColumns) - 1;
   const SlidingWindow<T>& t = b.window;
-  for (; y < end; y += N) {
-    const int64_t row = y * Stream::kStep - t.pad_rows;
+  for (int64_t y = first; y < end; y += S::kRows) {
+    const int64_t y0 = max_of(first, min_of(y, end - S::kRows));
+    const int64_t row = y0 * S::kStep - t.pad_rows;
     StreamTile tile;
-    tile.rows = static_cast<int>(min_of(N, end - y));
-    tile.rows_in = inputs_inside(row, t.height);
-    for (int64_t x = t.x0; x < t.x1; x += N) {
-      const int64_t column = x * Stream::kStep - t.pad;
-      tile.columns = static_cast<int>(min_of(N, t.x1 - x));
-      tile.columns_in = inputs_inside(column, t.width);
+    tile.rows = static_cast<int>(min_of(S::kRows, end - y0));
+    for (int64_t x = t.x0; x < t.x1; x += S::kColumns) {
+      const int64_t x0 = max_of(t.x0, min_of(x, t.x1 - S::kColumns));
+      const int64_t column = x0 * S::kStep - t.pad;
+      tile.columns = static_cast<int>(min_of(S::kColumns, t.x1 - x0));
+      tile.rows_in = inputs_inside(row, S::kInputRows, t.height);
+      tile.columns_in = inputs_inside(column, S::kInputColumns, t.width);
+      if (tile.columns_in == 0) {  // padding alone: no row is read
+        tile.rows_in = 0;
+        tile.columns_in = 1;
+      }
       tile.x = row * t.row_stride + column * t.column_stride;
-      tile.y = y * t.y_row_stride + x * t.y_column_stride;
-      const bool inside =
-          tile.rows == N && tile.columns == N && tile.rows_in == kAll && tile.columns_in == kAll;
-      inside ? stream_tile<true>(b, tile) : stream_tile<false>(b, tile);
+      tile.y = y0 * t.y_row_stride + x0 * t.y_column_stride;
+      const bool inside = tile.rows == S::kRows && tile.columns == S::kColumns &&
+                          tile.rows_in == kAllRows && tile.columns_in == kAllColumns;
+      (inside ? stream_tile<S, true, T> : stream_tile<S, false, T>)(b, tile);
       finish_pixels<Tile::kTight>(*b.problem, t.y + tile.y, tile.rows, tile.columns, b.channels);
     }
   }
