@@ -55,15 +55,17 @@ FASTCONV_INLINE void transpose(Vec<A> (&r)[kLanes<A>]) {
 constexpr int kFew = 2;
 
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows <= kV and j < columns; lanes
-// i >= rows of dst are written with zeros.
+// i >= rows of dst are written with zeros.  The last columns overlap those before: a plane of 7x7 =
+// 3 * 16 + 1 is four matrices.
 template <class T>
 void gather_transposed(Accum<T>* dst, int64_t dst_stride, const T* src, int64_t src_stride,
                        int rows, int64_t columns) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  for (int64_t j = 0; j < columns; j += kV) {
+  for (int64_t next = 0; next < columns; next += kV) {
+    const int64_t j = max_of(0, min_of(next, columns - kV));
     const int left = static_cast<int>(min_of(kV, columns - j));
-    if (left < kV && left <= kFew) {  // as in a plane of 7x7 = 3 * 16 + 1
+    if (left < kV && left <= kFew) {
       for (int i = 0; i < left; ++i) {
         A* out = dst + (j + i) * dst_stride;
         for (int k = 0; k < kV; ++k)
@@ -96,7 +98,8 @@ void scatter_transposed(T* dst, int64_t dst_stride, const Accum<T>* src, int64_t
                         int rows, int64_t columns) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  for (int64_t j = 0; j < columns; j += kV) {
+  for (int64_t next = 0; next < columns; next += kV) {
+    const int64_t j = max_of(0, min_of(next, columns - kV));
     const int left = static_cast<int>(min_of(kV, columns - j));
     if (left < kV && left <= kFew) {
       for (int i = 0; i < left; ++i) {

@@ -29,8 +29,8 @@ constexpr auto kWeight = FASTCONV_ISA_TABLE(weight_run);
 constexpr auto kWeightScratch = FASTCONV_ISA_TABLE(weight_scratch);
 constexpr auto kReduce = FASTCONV_ISA_TABLE(reduce_weight);
 
-constexpr const char* kEngines[] = {"channels", "packed", "flat",   "rolling",
-                                    "direct",   "rows",   "blocked"};
+constexpr const char* kEngines[] = {"channels", "packed", "flat", "scale",
+                                    "rolling",  "direct", "rows", "blocked"};
 
 std::vector<double> values(Dtype dtype, const Buffer& buffer, const Layout& layout) {
   std::vector<double> out;

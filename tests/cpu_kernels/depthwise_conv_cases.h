@@ -178,6 +178,22 @@ inline std::vector<Case> table() {
       cases.back().activation = static_cast<Activation>(i % 6);
     }
   }
+  // One tap: rows shorter than a vector, several vectors, chunks; what ends with the tensor.
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat64, Dtype::kFloat16, Dtype::kBFloat16}) {
+    for (const int64_t width : {2, 15, 33, 67, 130}) {
+      add(dtype, 3, 1, axis(5, 1, 2, 1, 0, 0), axis(width, 1, 2, 1, 0, 0));
+      add(dtype, 2, 3, axis(3, 1, 1, 1, 0, 0), axis(width, 1, 1, 1, 0, 0));
+    }
+    add(dtype, 1, 1, axis(3, 1, 3, 1, 0, 0), axis(9001, 1, 1, 1, 0, 0));
+    cases.back().activation = Activation::kSilu;
+  }
+  // Pixel by pixel: more rows and columns than a tile, fewer, all padding.
+  for (const int64_t size : {2, 4, 6, 10}) {
+    add(Dtype::kFloat32, 40, 1, axis(size, 3, 1, 1, 1, 1), axis(size + 1, 3, 1, 1, 1, 1));
+    add(Dtype::kBFloat16, 35, 1, axis(size + 2, 3, 1, 1, 0, 0), axis(size + 3, 3, 1, 1, 2, 2));
+    add(Dtype::kFloat32, 17, 1, axis(size, 3, 1, 1, 4, 4), axis(size, 3, 1, 1, 5, 6));
+    cases.back().activation = Activation::kGelu;
+  }
   // More planes than a task has.
   cases.push_back({{Dtype::kFloat32,
                     true,

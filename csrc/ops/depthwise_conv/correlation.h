@@ -23,6 +23,7 @@ enum class Engine : uint8_t {
   kChannels,  // channels-last: lanes are channels
   kPacked,    // channels-last, many taps: lanes are channels, copied to where they are dense
   kFlat,      // channels-last, filters of one column: lanes are channels of all columns
+  kScale,     // contiguous, filters of one tap: lanes are columns
   kRolling,   // contiguous, small square filters: lanes are columns, strips roll down the image
   kDirect,    // contiguous: lanes are columns, bands of rows read in place
   kRows,      // contiguous: lanes are columns, bands of staged rows
@@ -150,41 +151,58 @@ struct Correlation {
   struct Task {
     int64_t block, c0, c1, n, z0, z1, y0, y1, x0, x1;
   };
-  constexpr Task task(int64_t index) const {
-    const int64_t pixels = tasks() / channel_blocks();
-    const int64_t block = blocks_last() ? index % channel_blocks() : index / pixels;
-    index = blocks_last() ? index / channel_blocks() : index % pixels;
-    const int64_t column = index % column_chunks();
-    index /= column_chunks();
-    const int64_t row = index % row_chunks();
-    index /= row_chunks();
-    const int64_t plane = index % plane_chunks();
-    index /= plane_chunks();
-    return {block,
-            block * channel_block,
-            block + 1 == channel_blocks() ? out_channels : (block + 1) * channel_block,
-            index,
-            plane * plane_chunk,
-            min_of((plane + 1) * plane_chunk, axis[0].out),
-            row * row_chunk,
-            min_of((row + 1) * row_chunk, axis[1].out),
-            column * column_chunk,
-            min_of((column + 1) * column_chunk, axis[2].out)};
-  }
-  // Calls f(task) for the tasks [begin, end), block after block: a block's weights are packed once.
-  template <class F>
-  void each_by_block(int64_t begin, int64_t end, const F& f) const {
-    const int64_t step = blocks_last() ? channel_blocks() : 1;
-    for (int64_t first = begin; first < min_of(begin + step, end); ++first) {
-      for (int64_t i = first; i < end; i += step) f(task(i));
-    }
-  }
   // Elementary steps of one task, for the threading grain: vector FMAs, and loads and stores.
   constexpr int64_t work() const {
     const int64_t pixels = min_of(plane_chunk, axis[0].out) * min_of(row_chunk, axis[1].out) *
                            min_of(column_chunk, axis[2].out);
     return 1 + pixels * min_of(channel_block, out_channels) * (taps * fan_in + 8) / 32;
   }
+};
+
+// The tasks by number, and the counts that number them, worked out once.
+class TaskGrid {
+ public:
+  explicit constexpr TaskGrid(const Correlation& c)
+      : c_(c),
+        blocks_(c.channel_blocks()),
+        planes_(c.plane_chunks()),
+        rows_(c.row_chunks()),
+        columns_(c.column_chunks()) {}
+
+  // Calls f(task) for the tasks [begin, end), block after block: a block's weights are packed once.
+  template <class F>
+  void each(int64_t begin, int64_t end, const F& f) const {
+    const int64_t step = c_.blocks_last() ? blocks_ : 1;
+    for (int64_t first = begin; first < min_of(begin + step, end); ++first) {
+      for (int64_t i = first; i < end; i += step) f(task(i));
+    }
+  }
+
+ private:
+  constexpr Correlation::Task task(int64_t index) const {
+    const auto next = [&index](int64_t count) {
+      const int64_t rest = index % count;
+      index /= count;
+      return rest;
+    };
+    int64_t block = c_.blocks_last() ? next(blocks_) : 0;
+    const int64_t column = next(columns_), row = next(rows_), plane = next(planes_);
+    const int64_t n = next(c_.batch);
+    if (!c_.blocks_last()) block = index;
+    return {block,
+            block * c_.channel_block,
+            block + 1 == blocks_ ? c_.out_channels : (block + 1) * c_.channel_block,
+            n,
+            plane * c_.plane_chunk,
+            min_of((plane + 1) * c_.plane_chunk, c_.axis[0].out),
+            row * c_.row_chunk,
+            min_of((row + 1) * c_.row_chunk, c_.axis[1].out),
+            column * c_.column_chunk,
+            min_of((column + 1) * c_.column_chunk, c_.axis[2].out)};
+  }
+
+  const Correlation& c_;
+  int64_t blocks_, planes_, rows_, columns_;
 };
 
 }  // namespace fastconv::depthwise_conv

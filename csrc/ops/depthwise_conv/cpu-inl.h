@@ -12,6 +12,7 @@
 #include "ops/depthwise_conv/cpu_rolling_weight-inl.h"
 #include "ops/depthwise_conv/cpu_rows_driver-inl.h"
 #include "ops/depthwise_conv/cpu_rows_weight-inl.h"
+#include "ops/depthwise_conv/cpu_scale-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
@@ -48,6 +49,7 @@ int64_t correlation_scratch(const Correlation& p) {
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
     if (p.engine == Engine::kFlat) return FlatScratch<T>().carve(p, nullptr);
     if (p.engine == Engine::kPacked) return PackedScratch<T>().carve(p, nullptr);
+    if (p.engine == Engine::kScale) return 0;
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
 #if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
@@ -63,6 +65,7 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kFlat) return flat_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kPacked) return packed_tasks<T>(p, begin, end, scratch);
+    if (p.engine == Engine::kScale) return scale_tasks<T>(p, begin, end);
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
 #if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);

@@ -148,17 +148,17 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
   A* x = static_cast<A*>(scratch);
   A* y = x + size.in_pixels * size.in_pitch;
   ChannelScratch<A> s;
-  s.carve(block_problem<T>(p, p.channel_block),
-          reinterpret_cast<char*>(y + size.out_pixels * size.out_pitch));
+  Correlation q = block_problem<T>(p, p.channel_block);
+  s.carve(q, reinterpret_cast<char*>(y + size.out_pixels * size.out_pitch));
   int64_t packed_block = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    const Correlation::Task task = p.task(i);
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) {
     const int64_t channels = task.c1 - task.c0, c_in = task.c0 / p.fan_out * p.fan_in;
     if (task.block != packed_block) {
       s.finite = pack_weights<T>(p, task.c0 * p.fan_in, channels * p.fan_in, s);
       packed_block = task.block;
     }
-    Correlation q = block_problem<T>(p, channels);
+    q.out_channels = channels;
+    q.in_channels = channels * p.fan_in / p.fan_out;
     const Window w = read_window(p.axis, {task.z0, task.y0, task.x0}, {task.z1, task.y1, task.x1});
     const int64_t out[] = {task.z1 - task.z0, task.y1 - task.y0, task.x1 - task.x0};
     q.x_strides = block_strides(w.size, size.in_pitch);
@@ -182,7 +182,7 @@ void blocked_tasks(const Correlation& p, int64_t begin, int64_t end, void* scrat
       finish_all<A, T>(p.activation, {y, y, nullptr, 1, 0, pixels, size.out_pitch, channels});
     }
     scatter_block<T>(target, p.y_strides, y, size.out_pitch, out, channels);
-  }
+  });
 }
 
 // ---- weight gradient ----

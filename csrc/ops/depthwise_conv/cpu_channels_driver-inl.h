@@ -141,7 +141,7 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
   ChannelScratch<T> s;
   s.carve(p, static_cast<char*>(scratch));
   int64_t packed_block = -1;
-  p.each_by_block(begin, end, [&](const Correlation::Task& task) {
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) {
     if (task.block != packed_block) {
       s.finite = pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
       packed_block = task.block;

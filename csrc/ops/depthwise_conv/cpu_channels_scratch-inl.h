@@ -93,9 +93,9 @@ bool pack_weights(const Correlation& p, int64_t first, int64_t count, const Scra
                          p.taps);
     for (int64_t tap = 0; tap < p.taps; ++tap) zeros += load(packed + tap * kV) * A{0};
     const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + filter;
-    for (int i = 0; i < kV; ++i) {
-      s.bias[v * kV + i] = bias != nullptr && i < lanes ? to_float(bias[i * step]) : A{0};
-    }
+    store(s.bias + v * kV, Vec<A>{});
+    for (int i = 0; bias != nullptr && i < lanes; ++i)
+      s.bias[v * kV + i] = to_float(bias[i * step]);
   }
   return reduce_add<A>(zeros) == 0;
 }

@@ -259,7 +259,7 @@ class DirectTask {
 template <class T>
 void direct_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   DirectTask<T> worker(p, scratch);
-  for (int64_t i = begin; i < end; ++i) worker.run(p.task(i));
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) { worker.run(task); });
 }
 
 #endif

@@ -82,6 +82,16 @@ inline bool is_flat(const Correlation& c) {
          dense(c.y_strides) && flat_period(c.out_channels) * c.taps * 4 <= kWeightBytes;
 }
 
+// Filters of one tap that read no padding: see cpu_scale-inl.h.
+inline bool scales(const Correlation& c) {
+  for (const CorrelationAxis& a : c.axis) {
+    if (a.kernel != 1 || a.phases != 1 || a.taps(0).offset != 0 || a.step * (a.out - 1) >= a.in) {
+      return false;
+    }
+  }
+  return c.fan_in == 1 && c.axis[2].step <= 2;
+}
+
 // Square filters without dilation at stride 1 or 2, with no more padding than they reach: see
 // cpu_rolling-inl.h.
 inline bool can_roll(const Correlation& c) {

@@ -169,11 +169,10 @@ void flat_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch)
   FlatScratch<T> s;
   s.carve(p, static_cast<char*>(scratch));
   s.pack(p);
-  for (int64_t i = begin; i < end; ++i) {
-    const Correlation::Task task = p.task(i);
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) {
     flat_task<T>(p, s, task, static_cast<const T*>(p.x) + task.n * p.x_strides.n,
                  static_cast<T*>(p.y) + task.n * p.y_strides.n);
-  }
+  });
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

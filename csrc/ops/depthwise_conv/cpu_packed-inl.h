@@ -93,7 +93,7 @@ void packed_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratc
   s.carve(p, static_cast<char*>(scratch));
   const ChannelScratch<Accum<T>> filters = s.s;
   int64_t block = -1;
-  p.each_by_block(begin, end, [&](const Correlation::Task& task) {
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) {
     const int64_t channels = task.c1 - task.c0;
     if (task.block != block) {
       s.s.finite = pack_weights<T>(p, task.c0, channels, filters);

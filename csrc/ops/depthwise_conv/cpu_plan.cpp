@@ -159,6 +159,9 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     } else if (c.window) {
       (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
     }
+  } else if (dense && scales(c)) {
+    c.engine = Engine::kScale;
+    cut_in_place(c);
   } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c, isa)) {
     c.engine = Engine::kRolling;
     c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;

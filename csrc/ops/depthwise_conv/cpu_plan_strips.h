@@ -11,8 +11,6 @@ namespace fastconv::depthwise_conv {
 
 constexpr int64_t kStripBytes = 320 << 10;  // a strip and its result: L2
 
-inline int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
-
 // Output planes, rows and columns whose strip, transposed or packed, stays in L2 with its result;
 // none if a plane's single row is already too much, where blocks of channels would be mostly empty,
 // or for few taps of a single row.

@@ -15,6 +15,8 @@ constexpr int64_t kColumns = 4096;
 constexpr int64_t kMappedBytes = 32 << 20;  // glibc's malloc maps larger pieces anew each time
 constexpr int64_t kLanes = kWidestLanes;    // blocks of channels are multiples of it
 
+inline int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
+
 inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
   at_most = max_of(at_most, unit);
   const int64_t pieces = max_of(1, ceil_div(total, at_most));
@@ -118,14 +120,16 @@ inline void cut_for_volume(Correlation& c) {
 // Tasks of all channels, if some cores get one each.  (1x128x112x112, two threads: 460 us in tasks
 // of 64 channels, 320 of 128.)
 inline void cut_for_stream(Correlation& c) {
-  constexpr int64_t kFewTasks = 8, kTileRows = 4;
+  constexpr int64_t kFewTasks = 8, kTileRows = 4, kWeightBytes = 256 << 10;
   c.stream = true;
   c.column_chunk = max_of(1, c.axis[2].out);
   const int64_t images = max_of(1, c.batch * c.axis[0].out);
   const int64_t rows = ceil_div(c.axis[1].out, ceil_div(kTasks, images));
   c.row_chunk = even_split(c.axis[1].out, rows, kTileRows);
   const int64_t tasks = images * c.row_chunks();
-  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
+  const int64_t weight_bytes = c.out_channels * c.taps * accumulator_size(c.dtype);
+  const int64_t blocks = max_of(tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1,
+                                ceil_div(weight_bytes, kWeightBytes));
   c.channel_block =
       even_split(c.out_channels / kLanes * kLanes, ceil_div(c.out_channels, blocks), 4 * kLanes);
 }

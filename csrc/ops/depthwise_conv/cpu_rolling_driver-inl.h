@@ -204,7 +204,7 @@ class RollingTask {
 template <class T>
 void rolling_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   RollingTask<T> worker(p, scratch);
-  for (int64_t i = begin; i < end; ++i) worker.run(p.task(i));
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) { worker.run(task); });
 }
 
 #endif

@@ -251,7 +251,7 @@ class RowsTask {
 template <class T>
 void rows_tasks(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   RowsTask<T> worker(p, scratch);
-  for (int64_t i = begin; i < end; ++i) worker.run(p.task(i));
+  TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) { worker.run(task); });
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA
