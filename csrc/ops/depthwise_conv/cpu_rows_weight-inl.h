@@ -210,25 +210,24 @@ void rows_weight_tasks(const WeightPlan& p, int64_t begin, int64_t end, void* sc
   for (int64_t task = begin; task < end; ++task) worker.run(task);
 }
 
-// Stage two: the groups' sums in order, a run of lanes at a time, whatever channel they belong to.
+// Stage two: the groups' sums in order.
 template <class T>
 void reduce_weight_of(const WeightPlan& p, int64_t begin, int64_t end) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
-  const int64_t columns = p.columns(), part = p.out_channels() * columns;
-  const A* parts = static_cast<const A*>(p.workspace);
-  int64_t c = begin, i = 0;
-  for (int64_t at = begin * columns; at < end * columns; at += kV) {
-    const int count = static_cast<int>(min_of(kV, end * columns - at));
-    Vec<A> sum{};
-    for (int64_t g = 0; g < p.groups; ++g) sum = sum + load_n(parts + g * part + at, count);
-    for (int k = 0; k < count; ++k) {
-      if (i < p.taps()) {
-        if (p.dw != nullptr) static_cast<T*>(p.dw)[c * p.taps() + i] = from_float<T>(sum[k]);
-      } else if (p.db != nullptr) {
-        static_cast<T*>(p.db)[c] = from_float<T>(sum[k]);
-      }
-      if (++i == columns) i = 0, ++c;
+  const int64_t taps = p.taps(), columns = p.columns(), part = p.out_channels() * columns;
+  const A* sums = static_cast<const A*>(p.workspace) + begin * columns;
+  for (int64_t c = begin; c < end; ++c, sums += columns) {
+    for (int64_t i = 0; p.dw != nullptr && i < taps; i += kV) {
+      const int count = static_cast<int>(min_of(kV, taps - i));
+      Vec<A> sum{};
+      for (int64_t g = 0; g < p.groups; ++g) sum = sum + load_n(sums + g * part + i, count);
+      store_n(static_cast<T*>(p.dw) + c * taps + i, sum, count);
+    }
+    if (p.db != nullptr) {
+      A sum = 0;
+      for (int64_t g = 0; g < p.groups; ++g) sum += sums[g * part + taps];
+      static_cast<T*>(p.db)[c] = from_float<T>(sum);
     }
   }
 }
