@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -174,10 +175,17 @@ def clock_for(device: str) -> Clock:
     return CudaClock(device) if device.startswith("cuda") else CpuClock()
 
 
+@cache
+def _leave_modules_alone() -> None:
+    """What torch's modules hold takes 40 ms to go through, every time."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def _no_gc() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.freeze()  # what torch's modules hold takes 40 ms to go through
+    _leave_modules_alone()
     gc.collect()
     gc.disable()
     try:

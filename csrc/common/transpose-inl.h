@@ -51,7 +51,7 @@ FASTCONV_INLINE void transpose(Vec<A> (&r)[kLanes<A>]) {
   }
 }
 
-// This many columns or fewer are moved one by one.
+// So few columns in all are moved one by one.
 constexpr int kFew = 2;
 
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows <= kV and j < columns; lanes
@@ -62,17 +62,17 @@ void gather_transposed(Accum<T>* dst, int64_t dst_stride, const T* src, int64_t 
                        int rows, int64_t columns) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
+  if (columns <= kFew) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int i = 0; i < kV; ++i) {
+        dst[j * dst_stride + i] = i < rows ? to_float(src[i * src_stride + j]) : A{0};
+      }
+    }
+    return;
+  }
   for (int64_t next = 0; next < columns; next += kV) {
     const int64_t j = max_of(0, min_of(next, columns - kV));
     const int left = static_cast<int>(min_of(kV, columns - j));
-    if (left < kV && left <= kFew) {
-      for (int i = 0; i < left; ++i) {
-        A* out = dst + (j + i) * dst_stride;
-        for (int k = 0; k < kV; ++k)
-          out[k] = k < rows ? to_float(src[k * src_stride + j + i]) : A{0};
-      }
-      return;
-    }
     Vec<A> r[kV];
     if (left == kV) {
 #pragma GCC unroll 16
@@ -98,16 +98,16 @@ void scatter_transposed(T* dst, int64_t dst_stride, const Accum<T>* src, int64_t
                         int rows, int64_t columns) {
   using A = Accum<T>;
   constexpr int kV = kLanes<A>;
+  if (columns <= kFew) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int i = 0; i < rows; ++i)
+        dst[i * dst_stride + j] = from_float<T>(src[j * src_stride + i]);
+    }
+    return;
+  }
   for (int64_t next = 0; next < columns; next += kV) {
     const int64_t j = max_of(0, min_of(next, columns - kV));
     const int left = static_cast<int>(min_of(kV, columns - j));
-    if (left < kV && left <= kFew) {
-      for (int i = 0; i < left; ++i) {
-        const A* in = src + (j + i) * src_stride;
-        for (int k = 0; k < rows; ++k) dst[k * dst_stride + j + i] = from_float<T>(in[k]);
-      }
-      return;
-    }
     Vec<A> r[kV];
 #pragma GCC unroll 16
     for (int i = 0; i < kV; ++i) r[i] = i < left ? load(src + (j + i) * src_stride) : Vec<A>{};

@@ -178,6 +178,9 @@ inline std::vector<Case> table() {
       cases.back().activation = static_cast<Activation>(i % 6);
     }
   }
+  // One output row of several input rows, in strips that must not differ in width.
+  add(Dtype::kFloat32, 64, 1, axis(3, 3, 1, 1, 0, 0), axis(3000, 9, 1, 1, 4, 4));
+  add(Dtype::kFloat32, 256, 1, axis(3, 3, 1, 1, 0, 0), axis(1501, 9, 1, 1, 4, 4));
   // One tap: rows shorter than a vector, several vectors, chunks; what ends with the tensor.
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat64, Dtype::kFloat16, Dtype::kBFloat16}) {
     for (const int64_t width : {2, 15, 33, 67, 130}) {

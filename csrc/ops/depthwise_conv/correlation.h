@@ -118,8 +118,8 @@ struct Correlation {
   bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
-  // fastest; but blocks come last where each pixel holds all of them.  Chunks are whole multiples
-  // of the phases.
+  // fastest; blocks are fastest where each pixel holds all of them.  Chunks are whole multiples of
+  // the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
   // Whether a window meets the taps in the opposite order: in that of the input.

@@ -51,11 +51,13 @@ struct ChannelScratch {
       return piece;
     };
     const int64_t lanes = vectors(p) * kLanes<A>;
-    const int64_t task_rows = p.plane_chunk * p.row_chunk;
+    // Windows need no lists of rows, volumes those of one plane.
+    const int64_t task_rows = p.window ? 0 : p.volume ? p.row_chunk : p.plane_chunk * p.row_chunk;
+    const int64_t planes_listed = p.volume ? 1 : p.axis[0].kernel;
     weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
     bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
     rows = reinterpret_cast<RowTap*>(
-        take(task_rows * p.axis[0].kernel * p.axis[1].kernel * sizeof(RowTap)));
+        take(task_rows * planes_listed * p.axis[1].kernel * sizeof(RowTap)));
     row_counts = reinterpret_cast<int64_t*>(take(task_rows * sizeof(int64_t)));
     phases = reinterpret_cast<ColumnPhase*>(take(p.axis[2].phases * sizeof(ColumnPhase)));
     const int64_t summed = p.planar ? p.fan_out * kLanes<A> : p.fan_in > 1 ? lanes : 0;

@@ -139,13 +139,18 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     c.planar = planar;
     const int64_t unit = c.planar ? c.unit() : kLanes;
     const int64_t whole = c.planar ? c.out_channels / unit * unit : c.out_channels;
-    c.channel_block = even_split(whole, channel_block(p), unit);
+    c.channel_block = even_split(whole, min_of(channel_block(p), weighted_channels(c)), unit);
     const int64_t groups = c.channel_blocks() * c.batch * c.axis[0].out;
     const Chunks chunks = chunks_for(groups, height, width);
     c.row_chunk = chunks.rows;
     c.column_chunk = chunks.columns;
-    // A row of sums is to stay in L1.
+    // A row of sums is to stay in L1, or in L2 where it has all filters of the channels.
     if (c.planar) c.column_chunk = even_split(width.out, min_of(chunks.columns, 128), width.phases);
+    if (c.fan_in > 1) {
+      const int64_t pixel = c.channel_block * c.fan_in * accumulator_size(c.dtype);
+      const int64_t columns = min_of(chunks.columns, kRowsBytes / pixel);
+      c.column_chunk = even_split(width.out, columns, width.phases);
+    }
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
     if (const Strip strip =
             packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, true) : Strip{0, 0, 0};

@@ -11,9 +11,15 @@ namespace fastconv::depthwise_conv {
 
 constexpr int64_t kStripBytes = 320 << 10;  // a strip and its result: L2
 
+// Whether there is one row, of the input and of the result.  Only then are strips cut into columns:
+// lists of rows are kept from strip to strip, and a strip's rows lie as far apart as it is wide.
+inline bool has_one_row(const CorrelationAxis (&axis)[kSpatial]) {
+  return axis[0].in * axis[1].in == 1 && axis[0].out * axis[1].out == 1;
+}
+
 // Output planes, rows and columns whose strip, transposed or packed, stays in L2 with its result;
-// none if a plane's single row is already too much, where blocks of channels would be mostly empty,
-// or for few taps of a single row.
+// none if a plane's single row, or the weights, are already too much, where blocks of channels
+// would be mostly empty, or for few taps of a single row.
 struct Strip {
   int64_t planes, rows, columns;
 };
@@ -21,12 +27,14 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
                            int64_t fan_in, int64_t fan_out, Dtype dtype, bool whole_volumes) {
   constexpr int64_t kTaps = 9, kColumnsOfOne = 1024;
   if (channels < kLanes / 4) return {0, 0, 0};
-  const int64_t lane = kLanes * accumulator_size(dtype);
-  if (axis[0].out * axis[1].out == 1 && axis[2].kernel >= kTaps) {
-    const int64_t most = max_of(kColumnsOfOne / (fan_in * fan_out), axis[2].kernel);
+  const int64_t lane = kLanes * accumulator_size(dtype), fan = fan_in * fan_out;
+  const int64_t weights = lane * axis[0].kernel * axis[1].kernel * axis[2].kernel * fan;
+  if (weights > kWeightBytes) return {0, 0, 0};
+  if (has_one_row(axis) && axis[2].kernel >= kTaps) {
+    const int64_t most = max_of(kColumnsOfOne / fan, axis[2].kernel);
     const int64_t columns = even_split(axis[2].out, most, axis[2].phases);
-    const int64_t in = clipped_reads(axis[2], columns) + axis[2].kernel;  // and its weights
-    if (lane * (in * fan_in + columns * fan_out) > 2 * kStripBytes) return {0, 0, 0};
+    const int64_t in = clipped_reads(axis[2], columns);
+    if (lane * (in * fan_in + columns * fan_out) + weights > 2 * kStripBytes) return {0, 0, 0};
     return {1, 1, columns};
   }
   if (axis[1].in == 1) return {0, 0, 0};
@@ -57,7 +65,7 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
     const Strip other = halved(whole);
     if (again(other) < again(s)) s = other;
   }
-  if (bytes(s.planes, s.rows) > 2 * kStripBytes) return {0, 0, 0};
+  if (bytes(s.planes, s.rows) + weights > 2 * kStripBytes + kWeightBytes / 2) return {0, 0, 0};
   s.planes = even_split(axis[0].out, s.planes, axis[0].phases);
   s.rows = even_split(axis[1].out, s.rows, axis[1].phases);
   return s;
@@ -76,7 +84,7 @@ inline void cut_packed(Correlation& c, const Strip& strip) {
   const int64_t rows = max_of(ceil_div(height.out, wanted), height.kernel);
   c.row_chunk = even_split(height.out, min_of(rows, strip.rows), height.phases);
   c.column_chunk = strip.columns;
-  if (height.out == 1) {
+  if (has_one_row(c.axis)) {
     const int64_t columns = max_of(kFewColumns, ceil_div(width.out, wanted));
     c.column_chunk = even_split(width.out, min_of(columns, strip.columns), width.phases);
   }

@@ -10,6 +10,7 @@ namespace fastconv::depthwise_conv {
 
 constexpr int64_t kTasks = 32;               // enough to balance the threads of a usual machine
 constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
+constexpr int64_t kWeightBytes = 512 << 10;  // of the packed weights of a task
 constexpr int64_t kNarrow = 16;  // columns over which prefetching goes to the next channels
 constexpr int64_t kColumns = 4096;
 constexpr int64_t kMappedBytes = 32 << 20;  // glibc's malloc maps larger pieces anew each time
@@ -21,6 +22,12 @@ inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
   at_most = max_of(at_most, unit);
   const int64_t pieces = max_of(1, ceil_div(total, at_most));
   return max_of(unit, round_up(ceil_div(total, pieces), unit));
+}
+
+// Channels whose packed weights are no more than that.
+inline int64_t weighted_channels(const Correlation& c) {
+  const int64_t weights = max_of(1, c.taps * c.fan_in * accumulator_size(c.dtype));
+  return kWeightBytes / weights / kLanes * kLanes;
 }
 
 inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
@@ -72,7 +79,8 @@ inline void cut_for_window(Correlation& c) {
   const int64_t fitting = kWindowBytes / max_of(1, column) / kLanes * kLanes;
   const int64_t spread = c.out_channels * pieces / kTasks / kLanes * kLanes;
   const int64_t whole = c.out_channels / kLanes * kLanes;
-  c.channel_block = even_split(whole, min_of(fitting, spread), kLanes);
+  c.channel_block =
+      even_split(whole, min_of(min_of(fitting, spread), weighted_channels(c)), kLanes);
 }
 
 // Whether tiles of few pixels and all channels beat a window.  What comes from L3 or memory is
@@ -84,14 +92,14 @@ inline void cut_for_window(Correlation& c) {
 // 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows
 // fall into different sets, 59 -> 71.)
 inline bool streams(const Correlation& c) {
-  constexpr int64_t kConflictBytes = 1 << 20, kFirstBytes = 4 << 20, kSecondBytes = 16 << 20;
+  constexpr int64_t kConflictBytes = 1 << 20, kStride1Bytes = 4 << 20, kStride2Bytes = 16 << 20;
   const int64_t size = element_size(c.dtype);
   if (!can_stream(c) || c.out_channels * size < 256) return false;
-  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, first = c.axis[2].step == 1;
-  if (c.axis[0].kernel > 1) return !first && conflicts && c.prefetch;
+  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, stride1 = c.axis[2].step == 1;
+  if (c.axis[0].kernel > 1) return !stride1 && conflicts && c.prefetch;
   const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
   const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
-  return bytes > (first ? kFirstBytes : conflicts ? kConflictBytes : kSecondBytes);
+  return bytes > (stride1 ? kStride1Bytes : conflicts ? kConflictBytes : kStride2Bytes);
 }
 
 // Tasks of many planes and of so few rows, columns and channels that what rows share stays in L2;
@@ -114,24 +122,23 @@ inline void cut_for_volume(Correlation& c) {
                     columns * element_size(c.dtype));
   const int64_t fitting = kWindowBytes / channel / kLanes * kLanes;
   const int64_t spread = c.out_channels * max_of(1, c.tasks()) / kTasks / kLanes * kLanes;
-  c.channel_block = even_split(c.channel_block, min_of(fitting, spread), kLanes);
+  const int64_t most = min_of(min_of(fitting, spread), weighted_channels(c));
+  c.channel_block = even_split(c.channel_block, most, kLanes);
 }
 
-// Tasks of all channels, if some cores get one each.  (1x128x112x112, two threads: 460 us in tasks
-// of 64 channels, 320 of 128.)
+// Tasks of all channels, but for fewer than 8 of them and for weights beyond L2.  (1x128x112x112,
+// two threads: 460 us in tasks of 64 channels, 320 of 128.)
 inline void cut_for_stream(Correlation& c) {
-  constexpr int64_t kFewTasks = 8, kTileRows = 4, kWeightBytes = 256 << 10;
+  constexpr int64_t kFewTasks = 8, kTileRows = 4;
   c.stream = true;
   c.column_chunk = max_of(1, c.axis[2].out);
   const int64_t images = max_of(1, c.batch * c.axis[0].out);
   const int64_t rows = ceil_div(c.axis[1].out, ceil_div(kTasks, images));
   c.row_chunk = even_split(c.axis[1].out, rows, kTileRows);
   const int64_t tasks = images * c.row_chunks();
-  const int64_t weight_bytes = c.out_channels * c.taps * accumulator_size(c.dtype);
-  const int64_t blocks = max_of(tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1,
-                                ceil_div(weight_bytes, kWeightBytes));
-  c.channel_block =
-      even_split(c.out_channels / kLanes * kLanes, ceil_div(c.out_channels, blocks), 4 * kLanes);
+  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
+  const int64_t most = min_of(ceil_div(c.out_channels, blocks), weighted_channels(c));
+  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
 }
 
 // A filter with planes at stride 2 reads every input plane several times and uses each vector
@@ -153,7 +160,8 @@ inline void cut_for_planes(Correlation& c) {
   if (bytes() > fitting) c.column_chunk = even_split(width.out, kNarrow, 1);
   if (bytes() > fitting) c.row_chunk = even_split(height.out, kBand, 1);
   const int64_t whole = c.out_channels / kLanes * kLanes;
-  const int64_t channels = kWindowBytes / max_of(1, bytes()) / kLanes * kLanes;
+  const int64_t channels =
+      min_of(kWindowBytes / max_of(1, bytes()) / kLanes * kLanes, weighted_channels(c));
   c.channel_block = even_split(whole, channels, kLanes);
   const int64_t tasks = c.channel_blocks() * c.batch * c.row_chunks() * c.column_chunks();
   const int64_t planes = ceil_div(max_of(1, depth.out) * max_of(1, tasks), kTasks);

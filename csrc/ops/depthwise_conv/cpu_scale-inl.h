@@ -5,6 +5,7 @@
 // weight, a load, a multiply-add and a store.  A plane without gaps is one row.
 #pragma once
 
+#include "common/lanes-inl.h"
 #include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_epilogue-inl.h"
 
@@ -35,7 +36,7 @@ FASTCONV_INLINE void scale_vectors(const Scale<T>& s, const T* x, T* y) {
   for_each<N>(FASTCONV_EACH(i) { store(y + i.value * kV, sums[0][i.value]); });
 }
 
-// `count` outputs, less than a vector.
+// `count` outputs, no more than a vector, and nothing beyond what they read.
 template <int Step, class T>
 FASTCONV_INLINE void scale_rest(const Scale<T>& s, const T* x, T* y, int count) {
   using V = Vec<Accum<T>>;

@@ -7,10 +7,10 @@
 // A window (cpu_window-inl.h) takes one vector of channels down a band, whose lines lie a pixel
 // apart and a row apart: of large pixels they fall into few sets of the caches, and no hardware
 // prefetches them.  Here the rows that a tile reads are read in order.  At stride 1 a tile of 4x2
-// pixels does 72 FMAs for 24 loads and 9 of weights; at stride 2 one of 2x2 takes 25 and 18 for 36
-// FMAs, which L1 and the wait for memory hide.  Tensors in L2 are faster with the window.  (In
-// fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us, 1x576x64x64 1150 -> 560;
-// stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
+// pixels (2x2 with few registers) does 72 FMAs for 24 loads and 9 of weights; at stride 2 one of
+// 2x2 takes 25 and 18 for 36 FMAs, which L1 and the wait for memory hide.  Tensors in L2 are faster
+// with the window.  (In fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us,
+// 1x576x64x64 1150 -> 560; stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
 #pragma once
 
 #include "ops/depthwise_conv/cpu_window-inl.h"
