@@ -105,8 +105,12 @@ void pointwise_run(const Pointwise& p, int64_t begin, int64_t end) {
   with_dtype(p.dtype, [&](auto t) { pointwise<decltype(t)>(p, begin, end); });
 }
 void reduce_weight(const WeightPlan& p, int64_t begin, int64_t end) {
-  FASTCONV_ONLY_BF16(p.dtype, reduce_weight(p, begin, end));
+#if FASTCONV_LEVEL >= 3
+  // Gradients of weights may be subnormal, which this level's instruction takes for zeros.
+  avx512::reduce_weight(p, begin, end);
+#else
   with_dtype(p.dtype, [&](auto t) { reduce_weight_of<decltype(t)>(p, begin, end); });
+#endif
 }
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA
