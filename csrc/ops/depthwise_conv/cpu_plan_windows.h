@@ -51,10 +51,10 @@ inline int64_t window_columns(const Correlation& c) {
     return 8;
   }
   // Few channels of many columns would touch a part of each page, and large tensors' pages come
-  // back from memory for every other part.  (1x510x256x256, 3x3: 76 to 48 ms, with the faults of
-  // a fresh output.)  So do results so large that they are mapped anew for each call, whatever the
-  // pixel.  (8x128x112x112: 27.9 to 16.4 ms; with 16 columns, and up to 48, some sizes take half as
-  // long again.)
+  // back from memory for every other part.  (1x510x256x256, 3x3, which streams() now takes: 76 to
+  // 48 ms, with the faults of a fresh output.)  So do results so large that they are mapped anew
+  // for each call, whatever the pixel.  (8x128x112x112: 27.9 to 16.4 ms; with 16 columns, and up to
+  // 48, some sizes take half as long again.)
   const int64_t bytes = result_bytes(c);
   if (c.prefetch && !scatter && width.step == 1 && (pixel >= 1000 || bytes > kMappedBytes)) {
     return bytes > kMappedBytes / 2 ? 8 : 16;
