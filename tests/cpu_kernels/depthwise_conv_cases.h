@@ -189,6 +189,7 @@ inline std::vector<Case> table() {
     }
     add(dtype, 1, 1, axis(3, 1, 3, 1, 0, 0), axis(9001, 1, 1, 1, 0, 0));
     cases[cases.size() - 2].activation = Activation::kSilu;  // contiguous
+    add(dtype, 2, 1, axis(3, 1, 1, 1, 0, 0), axis(5003, 1, 1, 1, 0, 0));
   }
   // Pixel by pixel: more rows and columns than a tile, fewer, all padding.
   for (const int64_t size : {2, 4, 6, 10}) {
