@@ -89,8 +89,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.ahead = t.y_ahead = 0;
   const bool stream = p.stream && s.finite;
   if (stream) {
-    const int columns = width.step == 1 ? Stream<1>::kColumnsAhead : Stream<2>::kColumnsAhead;
-    t.ahead = columns * t.column_stride;
+    t.ahead = kColumnsAhead * t.column_stride;
   } else if (p.narrow) {
     t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
   } else if (p.prefetch) {

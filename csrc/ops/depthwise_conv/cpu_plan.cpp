@@ -156,11 +156,11 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
             packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, true) : Strip{0, 0, 0};
         strip.rows > 0) {
       cut_packed(c, strip);
+    } else if (streams(c)) {
+      (c.axis[0].kernel > 1 ? cut_for_stream_of_planes : cut_for_stream)(c);
     } else if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
       c.window = false;
       cut_for_volume(c);
-    } else if (streams(c)) {
-      cut_for_stream(c);
     } else if (c.window) {
       (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
     }

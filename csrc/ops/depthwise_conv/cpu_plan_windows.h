@@ -84,21 +84,25 @@ inline void cut_for_window(Correlation& c) {
 }
 
 // Whether tiles of few pixels and all channels beat a window.  What comes from L3 or memory is
-// better read in order.  (Two threads of a Zen 4, stride 1: 1x960x24x24, of 4.3 MiB, 100 -> 85 us,
+// better read in order.  (Two threads of a Zen 4.  Stride 1: 1x960x24x24, of 4.3 MiB, 100 -> 85 us,
 // 1x576x64x64 1150 -> 560; but 1x144x56x56, of 3.4 MiB, 52 -> 64.  Stride 2: 8x144x56x56 890 ->
 // 650; but 8x192x28x28, of 5.7 MiB, 74 -> 115.)  Where rows lie a multiple of 4 KiB apart, all
 // lines of a window's band fall into the same sets of L1, and what it prefetches is evicted before
 // it is used: in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 ->
 // 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows
-// fall into different sets, 59 -> 71.)
+// fall into different sets, 59 -> 71.)  Filters with planes at stride 2, against cut_for_volume():
+// 1x184x50x21x21, 5x3x3, of 20 MiB, 4.0 -> 1.9 ms, and 1x128x16x28x28, 3x3x3, of 9.6 MiB, 760 ->
+// 290 us; but 1x432x16x14x14, of 6.4 MiB, 220 -> 370.
 inline bool streams(const Correlation& c) {
   constexpr int64_t kConflictBytes = 1 << 20, kStride1Bytes = 4 << 20, kStride2Bytes = 16 << 20;
+  constexpr int64_t kPlanesBytes = 8 << 20;
   const int64_t size = element_size(c.dtype);
-  if (!can_stream(c) || c.out_channels * size < 256) return false;
+  const bool planes = c.axis[0].kernel > 1;
+  if (!can_stream(c) || (c.out_channels * size < 256 && !planes)) return false;
   const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, stride1 = c.axis[2].step == 1;
-  if (c.axis[0].kernel > 1) return !stride1 && conflicts && c.prefetch;
   const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
   const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
+  if (planes) return !stride1 && bytes > kPlanesBytes;
   return bytes > (stride1 ? kStride1Bytes : conflicts ? kConflictBytes : kStride2Bytes);
 }
 
@@ -139,6 +143,27 @@ inline void cut_for_stream(Correlation& c) {
   const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
   const int64_t most = min_of(ceil_div(c.out_channels, blocks), weighted_channels(c));
   c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
+}
+
+// With planes, a task walks along them over a band so narrow that what its output planes share
+// stays in L2.
+inline void cut_for_stream_of_planes(Correlation& c) {
+  constexpr int64_t kTileRows = 2, kFewPlanes = 8;
+  const CorrelationAxis& depth = c.axis[0];
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  c.stream = true;
+  c.column_chunk = max_of(1, width.out);
+  const int64_t pixel = c.out_channels * element_size(c.dtype);
+  const int64_t row = max_of(1, depth.kernel * clipped_reads(width, width.out) * pixel);
+  const int64_t rows = (kWindowBytes / row - height.kernel) / height.step + 1;
+  c.row_chunk = even_split(height.out, rows, kTileRows);
+  const int64_t blocks = ceil_div(row * clipped_reads(height, c.row_chunk), kWindowBytes);
+  const int64_t most = min_of(c.out_channels / max_of(1, blocks), weighted_channels(c));
+  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
+  const int64_t tasks = max_of(1, c.batch * c.row_chunks() * c.channel_blocks());
+  const int64_t planes = ceil_div(depth.out, ceil_div(kTasks, tasks));
+  c.plane_chunk = even_split(depth.out, max_of(planes, kFewPlanes), 1);
 }
 
 // A filter with planes at stride 2 reads every input plane several times and uses each vector

@@ -57,7 +57,7 @@ FASTCONV_INLINE void prefetch_vectors(const T* p) {
   constexpr int kV = kLanes<float>, kLine = 64 / sizeof(T);
 #pragma GCC unroll 8
   for (int i = 0; i < (Vectors * kV + kLine - 1) / kLine; ++i) {
-    __builtin_prefetch(p + i * kLine, Write, 2);
+    __builtin_prefetch(p + i * kLine, Write, kToL2);
   }
 }
 

@@ -9,8 +9,9 @@
 // prefetches them.  Here the rows that a tile reads are read in order.  At stride 1 a tile of 4x2
 // pixels (2x2 with few registers) does 72 FMAs for 24 loads and 9 of weights; at stride 2 one of
 // 2x2 takes 25 and 18 for 36 FMAs, which L1 and the wait for memory hide.  Tensors in L2 are faster
-// with the window.  (In fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us,
-// 1x576x64x64 1150 -> 560; stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
+// with the window.  What is read next is brought into L2: of all channels, it does not fit in L1.
+// (In fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us, 1x576x64x64 1150 -> 560;
+// stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
 #pragma once
 
 #include "ops/depthwise_conv/cpu_window-inl.h"
@@ -24,8 +25,6 @@ struct Stream {
   static constexpr int kRows = kHoldWeights ? 4 : 2, kColumns = 2;  // outputs of a tile
   static constexpr int kInputRows = (kRows - 1) * kStep + kKernel;
   static constexpr int kInputColumns = (kColumns - 1) * kStep + kKernel;
-  // At stride 1 the hardware sees the rows by itself.
-  static constexpr int kColumnsAhead = kStep == 1 ? 0 : 8;
 };
 
 // Where a tile lies.
@@ -114,12 +113,11 @@ void stream_tile(const WindowBlock<T>& b, const StreamTile tile) {
     const int64_t at = min_of(c, b.channels - kV);
     stream_vector<S, Inside>(t, tile, columns, at, t.weight + v * b.weight_stride,
                              load(b.bias + v * kV));
-    if (Inside && S::kColumnsAhead > 0 && t.ahead != 0) {
-      const T* row = t.x + tile.x + at + t.newest_plane + t.ahead;
-      for (int i = 0; i < S::kInputRows; ++i, row += t.row_stride) {
-        for_each<S::kColumns * S::kStep>(
-            FASTCONV_EACH(j) { __builtin_prefetch(row + j.value * t.column_stride); });
-      }
+    if (!Inside) continue;
+    const T* row = t.x + tile.x + at + t.newest_plane + t.ahead;
+    for (int i = 0; i < S::kInputRows; ++i, row += t.row_stride) {
+      for_each<S::kColumns * S::kStep>(
+          FASTCONV_EACH(j) { __builtin_prefetch(row + j.value * t.column_stride, 0, kToL2); });
     }
   }
 }

@@ -190,11 +190,12 @@ FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& 
   }
   const int64_t o = g - S::kSlots + 1;
   if (t.ahead != 0) {
+    constexpr int kTo = S::kStep > 1 ? kToL2 : kToL1;
     const T* p = band + t.newest_plane + column * t.column_stride + t.ahead;
 #pragma GCC unroll 32
     for (int i = 0; i < S::kInputRows; ++i) {
-      __builtin_prefetch(p + i * t.row_stride);
-      if (S::kStep > 1) __builtin_prefetch(p + i * t.row_stride + t.column_stride);
+      __builtin_prefetch(p + i * t.row_stride, 0, kTo);
+      if (S::kStep > 1) __builtin_prefetch(p + i * t.row_stride + t.column_stride, 0, kTo);
     }
     const T* y = out + o * t.y_column_stride + t.y_ahead;
 #pragma GCC unroll 8
