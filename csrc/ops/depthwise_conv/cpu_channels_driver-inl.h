@@ -88,8 +88,9 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   t.finite = s.finite;
   t.ahead = t.y_ahead = 0;
   const bool stream = p.stream && s.finite;
+  t.plane_ahead = depth.kernel > 1 ? depth.step * p.x_strides.sp[0] : 0;
   if (stream) {
-    t.ahead = kColumnsAhead * t.column_stride;
+    // Its tiles know what to prefetch.
   } else if (p.narrow) {
     t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
   } else if (p.prefetch) {

@@ -30,6 +30,7 @@ struct Stream {
 // Where a tile lies.
 struct StreamTile {
   int64_t x, y;                  // elements from the first channel on
+  int64_t ahead;                 // the same of what is prefetched
   int rows, columns;             // outputs
   uint32_t rows_in, columns_in;  // inputs inside the image, as masks
 };
@@ -113,8 +114,7 @@ void stream_tile(const WindowBlock<T>& b, const StreamTile tile) {
     const int64_t at = min_of(c, b.channels - kV);
     stream_vector<S, Inside>(t, tile, columns, at, t.weight + v * b.weight_stride,
                              load(b.bias + v * kV));
-    if (!Inside) continue;
-    const T* row = t.x + tile.x + at + t.newest_plane + t.ahead;
+    const T* row = t.x + tile.ahead + at;
     for (int i = 0; i < S::kInputRows; ++i, row += t.row_stride) {
       for_each<S::kColumns * S::kStep>(
           FASTCONV_EACH(j) { __builtin_prefetch(row + j.value * t.column_stride, 0, kToL2); });
@@ -137,9 +137,12 @@ void stream_rows(const WindowBlock<T>& b, int64_t first, int64_t end) {
   constexpr uint32_t kAllRows = (1u << S::kInputRows) - 1;
   constexpr uint32_t kAllColumns = (1u << S::kInputColumns) - 1;
   const SlidingWindow<T>& t = b.window;
+  const int64_t top = (first * S::kStep - t.pad_rows) * t.row_stride;
   for (int64_t y = first; y < end; y += S::kRows) {
     const int64_t y0 = max_of(first, min_of(y, end - S::kRows));
     const int64_t row = y0 * S::kStep - t.pad_rows;
+    const int64_t below = (row + S::kRows * S::kStep) * t.row_stride;
+    const int64_t next = t.plane_ahead != 0 && y + S::kRows >= end ? top + t.plane_ahead : below;
     StreamTile tile;
     tile.rows = static_cast<int>(min_of(S::kRows, end - y0));
     for (int64_t x = t.x0; x < t.x1; x += S::kColumns) {
@@ -154,6 +157,10 @@ void stream_rows(const WindowBlock<T>& b, int64_t first, int64_t end) {
       }
       tile.x = row * t.row_stride + column * t.column_stride;
       tile.y = y0 * t.y_row_stride + x0 * t.y_column_stride;
+      // Where the row ends, the first columns of the next tiles.
+      const int64_t on = column + kColumnsAhead;
+      tile.ahead = t.newest_plane + (on < t.width ? row * t.row_stride + on * t.column_stride
+                                                  : next + (on - t.width) * t.column_stride);
       const bool inside = tile.rows == S::kRows && tile.columns == S::kColumns &&
                           tile.rows_in == kAllRows && tile.columns_in == kAllColumns;
       (inside ? stream_tile<S, true, T> : stream_tile<S, false, T>)(b, tile);

@@ -44,6 +44,7 @@ struct SlidingWindow {
   bool finite;             // all weights
   int64_t ahead, y_ahead;  // elements by which to prefetch, or none
   int64_t newest_plane;    // the others have been read for the output plane before
+  int64_t plane_ahead;     // from there to the next output plane's, if there are planes
 };
 
 // The vectors of a block of channels, one after the other down the same band: neighbouring vectors
