@@ -90,9 +90,9 @@ inline void cut_for_window(Correlation& c) {
 // lines of a window's band fall into the same sets of L1, and what it prefetches is evicted before
 // it is used: in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 ->
 // 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows
-// fall into different sets, 59 -> 71.)  Filters with planes at stride 2, against cut_for_volume():
-// 1x184x50x21x21, 5x3x3, of 20 MiB, 4.0 -> 1.9 ms, and 1x128x16x28x28, 3x3x3, of 9.6 MiB, 760 ->
-// 290 us; but 1x432x16x14x14, of 6.4 MiB, 220 -> 370.
+// fall into different sets, 59 -> 71.)  Filters with planes, Zen 4: 1x54x16x56x56
+// 3.0 -> 1.7 ms, 1x54x13x40x40, of 8.5 MiB, 730 -> 560 us, but 1x216x16x14x14, of 5.2 MiB, 230 ->
+// 285; at stride 1, 2, 2 1x184x50x21x21 4.0 -> 1.9 ms, but 1x432x16x14x14, of 6.4 MiB, 210 -> 280.
 inline bool streams(const Correlation& c) {
   constexpr int64_t kConflictBytes = 1 << 20, kStride1Bytes = 4 << 20, kStride2Bytes = 16 << 20;
   constexpr int64_t kPlanesBytes = 8 << 20;
@@ -102,7 +102,7 @@ inline bool streams(const Correlation& c) {
   const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, stride1 = c.axis[2].step == 1;
   const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
   const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
-  if (planes) return !stride1 && bytes > kPlanesBytes;
+  if (planes) return bytes > kPlanesBytes;
   return bytes > (stride1 ? kStride1Bytes : conflicts ? kConflictBytes : kStride2Bytes);
 }
 
@@ -148,7 +148,7 @@ inline void cut_for_stream(Correlation& c) {
 // With planes, a task walks along them over a band so narrow that what its output planes share
 // stays in L2.
 inline void cut_for_stream_of_planes(Correlation& c) {
-  constexpr int64_t kTileRows = 2, kFewPlanes = 8;
+  constexpr int64_t kFewPlanes = 8;
   const CorrelationAxis& depth = c.axis[0];
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
@@ -157,7 +157,7 @@ inline void cut_for_stream_of_planes(Correlation& c) {
   const int64_t pixel = c.out_channels * element_size(c.dtype);
   const int64_t row = max_of(1, depth.kernel * clipped_reads(width, width.out) * pixel);
   const int64_t rows = (kWindowBytes / row - height.kernel) / height.step + 1;
-  c.row_chunk = even_split(height.out, rows, kTileRows);
+  c.row_chunk = even_split(height.out, rows, width.step == 1 ? 4 : 2);
   const int64_t blocks = ceil_div(row * clipped_reads(height, c.row_chunk), kWindowBytes);
   const int64_t most = min_of(c.out_channels / max_of(1, blocks), weighted_channels(c));
   c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);

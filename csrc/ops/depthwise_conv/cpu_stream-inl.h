@@ -6,12 +6,12 @@
 //
 // A window (cpu_window-inl.h) takes one vector of channels down a band, whose lines lie a pixel
 // apart and a row apart: of large pixels they fall into few sets of the caches, and no hardware
-// prefetches them.  Here the rows that a tile reads are read in order.  At stride 1 a tile of 4x2
-// pixels (2x2 with few registers) does 72 FMAs for 24 loads and 9 of weights; at stride 2 one of
-// 2x2 takes 25 and 18 for 36 FMAs, which L1 and the wait for memory hide.  Tensors in L2 are faster
-// with the window.  What is read next is brought into L2: of all channels, it does not fit in L1.
-// (In fp32, stride 1, two threads of a Zen 4: 1x128x112x112 570 -> 350 us, 1x576x64x64 1150 -> 560;
-// stride 2, one thread of a Zen 5: 1x384x96x96 600 -> 400.)
+// prefetches them.  Here the rows that a tile reads are read in order, and what the tile eight
+// columns on will read is brought into L2: of all channels, it would not fit in L1.  At stride 1 a
+// tile of 4x2 pixels (2x2 with few registers) does 72 FMAs for 24 loads and 9 of weights; at stride
+// 2 one of 2x2 takes 25 and 18 for 36 FMAs, which the wait for memory hides.  Tensors in L2 are
+// faster with the window.  (In fp32, two threads of a Zen 4: stride 1, 1x128x112x112 570 -> 250 us;
+// stride 2, 8x144x56x56 890 -> 450.)
 #pragma once
 
 #include "ops/depthwise_conv/cpu_window-inl.h"
