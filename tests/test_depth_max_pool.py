@@ -241,6 +241,8 @@ def test_results_do_not_depend_on_threads():
         ((2, 6, 4, 5, 7), ([3, 2, 3, 2], [2, 1, 2, 2], [1, 1, 1, 1], [1, 2, 1, 1])),
         ((1, 34, 3, 4, 5), ([2, 2, 2, 2], [2, 2, 2, 2], [0, 0, 0, 0], [1, 1, 1, 1])),
         ((1, 2, 3), ([2, 2], [1, 1], [1, 1], [3, 1])),  # a window without any element
+        ((2, 3, 1), ([2, 2], [2, 1], [0, 1], [1, 1])),  # one pixel that becomes several
+        ((2, 6, 1, 1), ([2, 2, 2], [2, 1, 1], [0, 1, 1], [1, 1, 1])),
     ],
 )
 @pytest.mark.parametrize("ceil_mode", [False, True])

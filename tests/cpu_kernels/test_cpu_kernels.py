@@ -43,7 +43,8 @@ REACHED = {
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
     | {f"backward:{way}" for way in ("expand", "scatter", "gather")}
-    | DTYPES,
+    | DTYPES
+    | {"stages"},
     "rearrange": {"runs", "interleave", "deinterleave", "weave", "unweave"}
     | {"tile", "scalar", "permute"}
     | {"two:runs", "two:tile"}

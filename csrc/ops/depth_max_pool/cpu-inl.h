@@ -5,6 +5,6 @@
 #pragma once
 
 #include "ops/depth_max_pool/cpu_expand-inl.h"
-#include "ops/depth_max_pool/cpu_forward-inl.h"
 #include "ops/depth_max_pool/cpu_gather-inl.h"
 #include "ops/depth_max_pool/cpu_scatter-inl.h"
+#include "ops/depth_max_pool/cpu_stages-inl.h"

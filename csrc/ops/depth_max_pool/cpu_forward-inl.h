@@ -273,26 +273,4 @@ void forward_tracked(const Forward& p, void* scratch, int64_t begin, int64_t end
   }
 }
 
-template <class T>
-void forward_typed(const Forward& p, void* scratch, int64_t begin, int64_t end) {
-  if (p.index_type == IndexType::kNone) {
-    forward_tracked<T, false>(p, scratch, begin, end);
-  } else {
-    forward_tracked<T, true>(p, scratch, begin, end);
-  }
-}
-
-void forward(const Forward& p, void* scratch, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case Dtype::kFloat32:
-      return forward_typed<float>(p, scratch, begin, end);
-    case Dtype::kFloat64:
-      return forward_typed<double>(p, scratch, begin, end);
-    case Dtype::kFloat16:
-      return forward_typed<f16>(p, scratch, begin, end);
-    case Dtype::kBFloat16:
-      return forward_typed<bf16>(p, scratch, begin, end);
-  }
-}
-
 }  // namespace fastconv::depth_max_pool::FASTCONV_ISA

@@ -56,7 +56,7 @@ void set_problem(Problem& p, at::ScalarType type, at::IntArrayRef in, at::IntArr
   for (int64_t a = 0; a < axes; ++a) {
     p.axis[a == 0 ? 0 : kAxes - axes + a] = {in[first + a], out[first + a], w.kernel[a],
                                              w.stride[a],   w.dilation[a],  w.padding[a]};
-    if (a > 0) pixels *= in[first + a];
+    if (a > 0) pixels *= in[first + a] * out[first + a];
   }
   p.inner = channels_last || pixels == 1 ? 0 : kAxes - 1;
 }
@@ -102,9 +102,8 @@ void run_forward(const Tensor& input, const Windows<int64_t>& w, const Tensor& y
     return;
   }
   const int64_t tasks = forward_tasks(p);
-  const int64_t per_task = ceil_div(p.out_elements(), tasks) * p.taps() / 4;
-  parallel_tasks(tasks, per_task, [&](int64_t begin, int64_t end) {
-    kForwardCpu.get()(p, thread_scratch(list_bytes(p)), begin, end);
+  parallel_tasks(tasks, ceil_div(forward_work(p), tasks), [&](int64_t begin, int64_t end) {
+    kForwardCpu.get()(p, thread_scratch(forward_bytes(p)), begin, end);
   });
 }
 
