@@ -8,15 +8,17 @@
 // would tap by tap.  What overlapping windows share is then reduced once, and short rows fill
 // vectors:
 //
-// - rows of the input are copied one behind the other, -inf where the padding is, at a pitch that is
+// - rows of the input are copied one behind the other, -inf where the padding is, at a pitch that
+// is
 //   a multiple of the stride: lanes `stride` apart run on from row to row;
 // - their maxima along the row go to rows of `columns`, of which the first `out` are wanted;
-// - those of a plane's rows go to a dense plane: what is stored beyond the end of a row is where the
+// - those of a plane's rows go to a dense plane: what is stored beyond the end of a row is where
+// the
 //   next one begins;
 // - those of the planes of a window go to y.
 //
-// (One thread of a Zen 4, fp32, 3x3x3 at stride 2: 8x2048x7x7 4.2 -> 1.1 ms, 1x1024x14x14 930 -> 100
-// us, 8x512x28x28 3.7 -> 1.8 ms.)
+// (One thread of a Zen 4, fp32, 3x3x3 at stride 2: 8x2048x7x7 4.2 -> 1.1 ms, 1x1024x14x14 930 ->
+// 100 us, 8x512x28x28 3.7 -> 1.8 ms.)
 #pragma once
 
 #include <cstring>
@@ -45,9 +47,9 @@ struct StagedRun {
   Stages s;
   Codes codes;
   Loader<A, kAccess> load_strided;
-  A* input;    // [row][pitch]
-  A* rows;     // [row][columns], and the winners' codes
-  A* planes;   // [plane][output row][output column]
+  A* input;   // [row][pitch]
+  A* rows;    // [row][columns], and the winners' codes
+  A* planes;  // [plane][output row][output column]
   I *row_codes, *plane_codes;
   I* first_codes;  // what `row_codes` start with
 
@@ -131,7 +133,8 @@ struct StagedRun {
     }
   }
 
-  // Output rows [y0, y1) of a plane; `rows` has rows from h0 on of each of the planes from kd.lo on.
+  // Output rows [y0, y1) of a plane; `rows` has rows from h0 on of each of the planes from kd.lo
+  // on.
   void reduce_plane(int64_t slot, Inside kd, int64_t y0, int64_t y1, int64_t h0,
                     int64_t count) const {
     for (int64_t y = y0; y < y1; ++y) {
@@ -181,7 +184,8 @@ struct StagedRun {
     const int64_t h1 = min_of(height.in, (y1 - 1) * height.stride - height.pad + height.kernel);
     const int64_t first = c0 * channels.stride - channels.pad;
     const int64_t in0 = max_of(0, first);
-    const int64_t in1 = min_of(channels.in, (c1 - 1) * channels.stride - channels.pad + channels.kernel);
+    const int64_t in1 =
+        min_of(channels.in, (c1 - 1) * channels.stride - channels.pad + channels.kernel);
     for (int64_t c = in0; c < in1; ++c) {
       const T* x = static_cast<const T*>(p.x) + n * p.x_strides.n + c * p.x_strides.axis[0];
       for (int64_t d = kd.lo; d < kd.hi; ++d) {
