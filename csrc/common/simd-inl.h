@@ -51,8 +51,8 @@ FASTCONV_INLINE void pin(V& v) {
 #endif
 }
 
-// The last argument of __builtin_prefetch.  L2 can wait for more lines at a time than L1, which
-// those of many channels would not even fit.
+// The last argument of __builtin_prefetch.  L2 waits for more lines at a time than L1 and holds
+// more.
 constexpr int kToL1 = 3, kToL2 = 2;
 
 // ---- whole vectors ----

@@ -58,7 +58,8 @@ constexpr Stages stages_of(const Forward& p) {
   s.pitch = round_up((width.out - 1) * width.stride + width.kernel, width.stride);
   s.columns = s.pitch / width.stride;
   const int64_t row = s.pitch * depth.kernel;
-  const int64_t rows = max_of(1, kRowElements / row / height.stride);
+  const int64_t rows = max_of(1, min_of(kRowElements / row / height.stride,
+                                        kPlaneElements / (channels.kernel * width.out)));
   s.rows = ceil_div(height.out, ceil_div(height.out, rows));
   s.input_rows = min_of(depth.in, depth.kernel) * reads(height, s.rows);
   const int64_t images = p.batch * depth.out * ceil_div(height.out, s.rows);
