@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from machine import facts
 from model_results import COMPILED, MODES, ModelCase, contender_name
 from networks import NETWORKS, QUICK
 from progress import track
-from results import SCHEMA, STATS
+from results import SCHEMA, STATS, save
 from run import usable_device
 from timing import Contender, clock_for, first_line, measure
 from torch import Tensor, nn
@@ -266,8 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": rows,
     }
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        save(args.json, result)
     return finish(result, args)
 
 

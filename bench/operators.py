@@ -22,11 +22,23 @@ from torch import Tensor
 Call = Callable[..., Tensor]
 
 
+# On a CPU one thread makes all random numbers, so large tensors repeat so many: a prime, since
+# rows, planes and images are not to be equal.
+_RANDOM = (1 << 22) - 3
+
+
 def random_tensor(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:
-    """Random values of either sign in [0.25, 1): no denormals, no overflow, nothing repeated.
+    """Random values of either sign in [0.25, 1): no denormals, no overflow.
 
     Integers are any of their dtype's.
     """
+    size = math.prod(shape)
+    if size > _RANDOM and not device.startswith("cuda"):
+        some = random_tensor((_RANDOM,), dtype, device)
+        out = torch.empty(tuple(shape), dtype=dtype, device=device)
+        for piece in out.view(-1).split(_RANDOM):
+            piece.copy_(some[: piece.numel()])
+        return out
     if not dtype.is_floating_point:
         return torch.randint(256, tuple(shape), dtype=dtype, device=device)
     values = torch.empty(tuple(shape), device=device).uniform_(0.25, 1)

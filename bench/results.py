@@ -92,3 +92,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def rows_of(result: dict[str, Any], stat: str = "median") -> list[Row]:
     return [Row(row, result["limits"]["fma_peak"], stat) for row in result["rows"]]
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result file, a row a line: indented, thousands of rows are megabytes of blanks."""
+    head = json.dumps({key: value for key, value in result.items() if key != "rows"}, indent=1)
+    rows = ",\n".join(json.dumps(row) for row in result["rows"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head.removesuffix("}").rstrip()},\n "rows": [\n{rows}\n]}}\n')

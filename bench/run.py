@@ -10,7 +10,6 @@ python bench/run.py --suite models --op depthwise_conv2d --dtype float32
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from limits import copies, fma_peaks, free_bytes, host_floor
 from machine import facts
 from operators import big_outputs, least_bytes, least_flops, ours, tensors_of
 from progress import track
-from results import COMPILE, NATIVE, OURS, SCHEMA, STATS, rows_of
+from results import COMPILE, NATIVE, OURS, SCHEMA, STATS, rows_of, save
 from rivals import KINDS, Compiler, contenders_of, differs
 from timing import clock_for, first_line, measure
 
@@ -137,7 +136,7 @@ def _fill(
         row["wrong"] = differs(case, tensors)
     if check or row["wrong"]:
         return
-    contenders = contenders_of(case, tensors, kinds, compiler, row["failed"])
+    contenders = contenders_of(case, tensors, row["flops"], kinds, compiler, row["failed"])
     contenders |= copies(row["bytes"], big_outputs(case), device)
     try:
         stats = measure(contenders, clock_for(device), seconds, row["failed"])
@@ -208,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": rows,
     }
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        save(args.json, result)
     return verdict(result, args)
 
 

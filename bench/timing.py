@@ -55,7 +55,11 @@ class Stats:
         return (self.q3 - self.q1) / 2 / self.median if self.median else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # No clock is better than that.
+        return {
+            name: float(f"{value:.5g}") if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def summarize(samples: Iterable[float], inner: int = 1, host: float | None = None) -> Stats:
