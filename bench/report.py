@@ -197,7 +197,7 @@ def compare(new: dict[str, Any], old: dict[str, Any]) -> str:
 def claim(result: dict[str, Any], what: str) -> str:
     """The text that a document's block `what` must hold.
 
-    `what` is summary, families, table OP, device, or a single number: `native OP PASS`,
+    `what` is summary, families, goals, table OP, device, or a single number: `native OP PASS`,
     `compile OP PASS`, `limit OP PASS` (geometric means; `*` for any OP or PASS).  model_results.py
     says what there is for a file of models.py.
     """
@@ -209,6 +209,8 @@ def claim(result: dict[str, Any], what: str) -> str:
         return summary(rows, lambda row: f"{row.case.op} {row.case.mode}", "operator")
     if words[0] == "families":
         return summary(rows, lambda row: row.case.family, "family")
+    if words[0] == "goals":
+        return markdown(goals.HEADER, goals.lines(rows))
     if words[0] == "table":
         chosen = [row for row in rows if row.case.op == words[1]]
         return table(chosen, result["limits"]["host_floor"])

@@ -174,6 +174,7 @@ struct Room {
     plan.stream = can_stream(plan) && plan.axis[1].out % 2 == 0;  // it decides on the bits
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     if (check && plan.stream) totals.add("stream");
+    if (check && plan.line) totals.add("line");
     if (check && plan.volume) totals.add("volume");
     if (check && plan.planar) totals.add("planar");
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),

@@ -254,6 +254,15 @@ inline std::vector<Case> table() {
                    false,
                    false,
                    false});
+  // A few taps along a line: tiles that overlap, all padding.
+  for (const int64_t taps : {2, 3, 4, 5, 6, 7, 8}) {
+    const Dtype dtype = static_cast<Dtype>(taps % 4);
+    add(dtype, 16, 1, one, axis(8 * taps, taps, 1, 1, taps - 1, 0));
+    add(dtype, 33, 1, one, axis(9 * taps + 1, taps, 1, 1, taps - 1, 0));
+    cases.back().activation = static_cast<Activation>(taps % 6);
+    add(dtype, 100, 1, axis(3, 1, 1, 1, 0, 0), axis(91, taps, 1, 1, taps / 2, taps / 2));
+    add(dtype, 49, 1, axis(2, 1, 1, 1, 0, 0), axis(1, taps, 1, 1, 5 * taps, 4 * taps));
+  }
   // Transposed: rows, because planes are too wide; filters smaller than the stride.
   for (const int64_t multiplier : {1, 3}) {
     add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));

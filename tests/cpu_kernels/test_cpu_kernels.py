@@ -38,7 +38,8 @@ ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu")
 REACHED = {
     "depthwise_conv": {f"{way}:{e}" for way in WAYS for e in ENGINES}
     | {f"{way}:flat" for way in WAYS if way != "weight"}
-    | {"forward:packed", "data:packed", "forward:scale", "data:scale", "stream", "volume", "planar"}
+    | {"forward:packed", "data:packed", "forward:scale", "data:scale"}
+    | {"stream", "volume", "line", "planar"}
     | {f"activation:{name}" for name in ACTIVATIONS}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}

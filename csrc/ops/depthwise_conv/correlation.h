@@ -97,6 +97,7 @@ constexpr int64_t flat_period(int64_t channels) {
 // One of the two is 1.
 struct Correlation {
   static constexpr int64_t kMinWindow = 16;  // channels: a vector of any level and dtype
+  static constexpr int64_t kMostLine = 8;    // taps of a line, of which there are 2 at least
 
   Dtype dtype;
   Engine engine;
@@ -115,6 +116,7 @@ struct Correlation {
   bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
   bool volume;            // a filter of a few planes, served by cpu_volume-inl.h (the same engines)
+  bool line;              // a short filter along a row, served by cpu_line-inl.h (kChannels)
   bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
@@ -122,13 +124,15 @@ struct Correlation {
   // the phases.
   int64_t channel_block, plane_chunk, row_chunk, column_chunk;
 
-  // Whether a window meets the taps in the opposite order: in that of the input.
-  constexpr bool reversed() const { return window && axis[2].backward && axis[2].phases == 1; }
+  // Whether a window or a line meets the taps in the opposite order: in that of the input.
+  constexpr bool reversed() const {
+    return (window || line) && axis[2].backward && axis[2].phases == 1;
+  }
   // These need whole vectors.  In the tensor itself the last one of a block overlaps the one
   // before, and the last block takes what would make a smaller one.
   constexpr bool overlaps() const {
     return engine == Engine::kPacked ||
-           ((window || volume || planar) && engine == Engine::kChannels);
+           ((window || volume || line || planar) && engine == Engine::kChannels);
   }
   // Threads get neighbouring tasks.  Where pixels hold all channels, two threads would otherwise
   // write into the same cache lines, or pairs of them.

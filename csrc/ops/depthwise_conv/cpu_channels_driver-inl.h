@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ops/depthwise_conv/cpu_channels_rows-inl.h"
+#include "ops/depthwise_conv/cpu_line-inl.h"
 #include "ops/depthwise_conv/cpu_volume-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -128,7 +129,9 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
 template <class T>
 void channels_last_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
                         const T* x, T* y) {
-  if (p.volume) {
+  if (p.line) {
+    line_task<T>(p, s, task, x, y);
+  } else if (p.volume) {
     volume_task<T>(p, s, task, x, y);
   } else if (p.window) {
     window_task<T>(p, s, task, x, y);

@@ -51,8 +51,9 @@ struct ChannelScratch {
       return piece;
     };
     const int64_t lanes = vectors(p) * kLanes<A>;
-    // Windows need no lists of rows, volumes those of one plane.
-    const int64_t task_rows = p.window ? 0 : p.volume ? p.row_chunk : p.plane_chunk * p.row_chunk;
+    // Windows and lines need no lists of rows, volumes those of one plane.
+    const int64_t task_planes = p.window || p.line ? 0 : p.volume ? 1 : p.plane_chunk;
+    const int64_t task_rows = task_planes * p.row_chunk;
     const int64_t planes_listed = p.volume ? 1 : p.axis[0].kernel;
     weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
     bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
@@ -75,8 +76,8 @@ inline int64_t vector_start(const Correlation& p, int64_t v, int64_t lanes, int6
 }
 
 // Weights and biases of `count` filters from `first` on; missing lanes are zero.  Planar vectors
-// take each fan_out-th filter.  For a window the taps of backward-data are reversed: they then meet
-// the input in its own order.  Returns whether all weights are finite.
+// take each fan_out-th filter.  For a window or a line the taps of backward-data are reversed: they
+// then meet the input in its own order.  Returns whether all weights are finite.
 template <class T, class Scratch>
 bool pack_weights(const Correlation& p, int64_t first, int64_t count, const Scratch& s) {
   using A = Accum<T>;

@@ -200,6 +200,61 @@ void direct_tile(const DirectBand<T>& t, int64_t x, int64_t left) {
   store_tile(t, x, left, acc);
 }
 
+// Of filters of one row, a row's outputs from column x on, as far as whole vectors reach; returns
+// where that is.  Each vector is loaded once, and the columns of the taps are put together from
+// neighbours: misaligned loads that cross cache lines take twice as long, and 16-bit numbers are
+// widened anew for each tap.  (Two threads of a Zen 4, 4 taps, bfloat16, 1x1536x2048: 500 -> 310
+// us.)
+template <int Kernel, class T>
+int64_t direct_line(const DirectBand<T>& t, const T* row, T* y, int64_t x, int64_t x1) {
+  using V = Vec<Accum<T>>;
+  constexpr int kV = kLanes<Accum<T>>, kVectors = 4, kTile = kVectors * kV;
+  row += t.columns.offset;
+  V weight[Kernel], sums[kVectors];
+  for_each<Kernel>(FASTCONV_EACH(k) {
+    weight[k.value] =
+        set1<Accum<T>>(t.sets[0].weight[t.columns.tap + k.value * t.columns.tap_step]);
+    pin(weight[k.value]);
+  });
+  const int64_t end = min_of(x1, t.width - t.columns.offset - kV);
+  const int64_t last = end - kTile >= x ? end : x;
+  // The last tile overlaps the one before.
+  for (; x < last; x += kTile) {
+    x = min_of(x, last - kTile);
+    V in[kVectors + 1];
+    for_each<kVectors + 1>(FASTCONV_EACH(v) { in[v.value] = load(row + x + v.value * kV); });
+    for_each<kVectors>(FASTCONV_EACH(v) { sums[v.value] = set1<Accum<T>>(t.bias); });
+    for_each<Kernel>(FASTCONV_EACH(k) {
+      for_each<kVectors>(FASTCONV_EACH(v) {
+        sums[v.value] = fma(shift_lanes<decltype(k)::value>(in[v.value], in[v.value + 1]),
+                            weight[k.value], sums[v.value]);
+      });
+    });
+    finish_sums<T, Tile::kRoomy>(t.activation, sums);
+    for_each<kVectors>(FASTCONV_EACH(v) { store(y + x + v.value * kV, sums[v.value]); });
+  }
+  return x;
+}
+
+// The same of all rows, if the filter is such a one.
+template <int Rows, class T>
+int64_t direct_lines(const DirectBand<T>& t, int64_t x, int64_t x1) {
+  if constexpr (sizeof(Accum<T>) == 4) {
+    using Columns = int64_t(const DirectBand<T>&, const T*, T*, int64_t, int64_t);
+    constexpr Columns* kColumns[] = {direct_line<2, T>, direct_line<3, T>, direct_line<4, T>,
+                                     direct_line<5, T>, direct_line<6, T>, direct_line<7, T>,
+                                     direct_line<8, T>};
+    const bool dense = t.set_count == 1 && t.sets[0].taps == 1 && t.columns.offset_step == 1;
+    if (!dense || t.columns.count < 2 || t.columns.count > 8) return x;
+    int64_t end = x;
+    for (int r = 0; r < Rows; ++r) {
+      end = kColumns[t.columns.count - 2](t, t.sets[0].row[r], t.y + r * t.y_row_stride, x, x1);
+    }
+    return end;
+  }
+  return x;
+}
+
 // Output columns [x0, x1).
 template <int Rows, class T>
 void direct_columns(const DirectBand<T>& t, int64_t x0, int64_t x1) {
@@ -209,6 +264,7 @@ void direct_columns(const DirectBand<T>& t, int64_t x0, int64_t x1) {
   for (; x < x1 && x < t.first_inside; x += kV) {
     direct_tile<Rows, 1, true>(t, x, x1 - x);
   }
+  x = direct_lines<Rows>(t, x, x1);
   if constexpr (kWide > 1) {
     for (; x + (kWide - 1) * kV <= t.last_inside && x + kWide * kV <= x1; x += kWide * kV) {
       direct_tile<Rows, kWide, false>(t, x, x1 - x);

@@ -125,7 +125,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.prefetch = tensor_bytes(p) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
-  c.window = c.volume = c.planar = c.narrow = c.stream = false;
+  c.window = c.volume = c.line = c.planar = c.narrow = c.stream = false;
   const bool planar = can_be_planar(c);
   if (!p.channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
@@ -156,6 +156,8 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
             packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, true) : Strip{0, 0, 0};
         strip.rows > 0) {
       cut_packed(c, strip);
+    } else if (has_line(c)) {
+      cut_for_line(c);
     } else if (streams(c)) {
       (c.axis[0].kernel > 1 ? cut_for_stream_of_planes : cut_for_stream)(c);
     } else if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {

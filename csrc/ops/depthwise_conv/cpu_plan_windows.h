@@ -145,6 +145,24 @@ inline void cut_for_stream(Correlation& c) {
   c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
 }
 
+// Tasks of all channels, as those of a stream; of thousands of channels a part, whose weights stay
+// in L1 or L2.
+inline void cut_for_line(Correlation& c) {
+  constexpr int64_t kWeights = 64 << 10, kFewTasks = 8, kTile = 8;
+  c.line = true;
+  const CorrelationAxis& height = c.axis[1];
+  const CorrelationAxis& width = c.axis[2];
+  const int64_t images = max_of(1, c.batch * c.axis[0].out);
+  c.row_chunk = max_of(1, ceil_div(height.out, ceil_div(kTasks, images)));
+  const int64_t pieces = ceil_div(kTasks, max_of(1, images * c.row_chunks()));
+  c.column_chunk = even_split(width.out, ceil_div(width.out, pieces), kTile);
+  const int64_t tasks = max_of(1, images * c.row_chunks() * c.column_chunks());
+  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, tasks) : 1;
+  const int64_t weighted = kWeights / (c.taps * accumulator_size(c.dtype)) / kLanes * kLanes;
+  const int64_t most = min_of(ceil_div(c.out_channels, blocks), weighted);
+  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
+}
+
 // With planes, a task walks along them over a band so narrow that what its output planes share
 // stays in L2.
 inline void cut_for_stream_of_planes(Correlation& c) {
