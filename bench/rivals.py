@@ -145,8 +145,15 @@ def _causal_conv1d(case: Case, tensors: Sequence[Tensor]) -> Call | None:
     return lambda x, weight, bias=None: causal_conv1d_fn(x, weight.squeeze(1), bias)
 
 
-# Larger tensors are compared in part.
-_CHECKED_BYTES = 8 << 20
+# What a CPU compares before it measures; --check compares everything.
+_SOME_BYTES = 8 << 20
+
+
+def some_images(case: Case, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The case's tensors with as many images as are worth comparing, and one at least."""
+    images = max(1, case.shape[0] * _SOME_BYTES // tensor_bytes(case))
+    per_image = 2 if case.op == "sigmoid_gate" else 1
+    return [*(tensor[:images] for tensor in tensors[:per_image]), *tensors[per_image:]]
 
 
 def differs(case: Case, tensors: Sequence[Tensor]) -> str:
@@ -156,11 +163,6 @@ def differs(case: Case, tensors: Sequence[Tensor]) -> str:
     """
     # cuDNN's kernels are not what a sanitizer should spend its time on.
     small = tensor_bytes(case) <= 1 << 20
-    if not small:
-        # As many images as that, and one at least.
-        images = max(1, case.shape[0] * _CHECKED_BYTES // tensor_bytes(case))
-        per_image = 2 if case.op == "sigmoid_gate" else 1
-        tensors = [*(tensor[:images] for tensor in tensors[:per_image]), *tensors[per_image:]]
     wide = torch.float64 if small or case.dtype == "float64" else torch.float32
     home = "cpu" if small else tensors[0].device
     tolerances = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-3, "bfloat16": 2e-2}

@@ -241,11 +241,11 @@ template <int Rows, class T>
 int64_t direct_lines(const DirectBand<T>& t, int64_t x, int64_t x1) {
   if constexpr (sizeof(Accum<T>) == 4) {
     using Columns = int64_t(const DirectBand<T>&, const T*, T*, int64_t, int64_t);
-    constexpr Columns* kColumns[] = {direct_line<2, T>, direct_line<3, T>, direct_line<4, T>,
-                                     direct_line<5, T>, direct_line<6, T>, direct_line<7, T>,
-                                     direct_line<8, T>};
+    constexpr Columns* kColumns[Correlation::kMostLine - 1] = {
+        direct_line<2, T>, direct_line<3, T>, direct_line<4, T>, direct_line<5, T>,
+        direct_line<6, T>, direct_line<7, T>, direct_line<8, T>};
     const bool dense = t.set_count == 1 && t.sets[0].taps == 1 && t.columns.offset_step == 1;
-    if (!dense || t.columns.count < 2 || t.columns.count > 8) return x;
+    if (!dense || t.columns.count < 2 || t.columns.count > Correlation::kMostLine) return x;
     int64_t end = x;
     for (int r = 0; r < Rows; ++r) {
       end = kColumns[t.columns.count - 2](t, t.sets[0].row[r], t.y + r * t.y_row_stride, x, x1);

@@ -25,9 +25,17 @@ inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
 }
 
 // Channels whose packed weights are no more than that.
-inline int64_t weighted_channels(const Correlation& c) {
+inline int64_t weighted_channels(const Correlation& c, int64_t bytes = kWeightBytes) {
   const int64_t weights = max_of(1, c.taps * c.fan_in * accumulator_size(c.dtype));
-  return kWeightBytes / weights / kLanes * kLanes;
+  return bytes / weights / kLanes * kLanes;
+}
+
+// All channels, at most so many, to each of `tasks` tasks; a part of them if the tasks are few.
+inline void take_channels(Correlation& c, int64_t tasks, int64_t at_most) {
+  constexpr int64_t kFewTasks = 8;
+  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
+  const int64_t most = min_of(ceil_div(c.out_channels, blocks), at_most);
+  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
 }
 
 inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
@@ -133,22 +141,19 @@ inline void cut_for_volume(Correlation& c) {
 // Tasks of all channels, but for fewer than 8 of them and for weights beyond L2.  (1x128x112x112,
 // two threads: 460 us in tasks of 64 channels, 320 of 128.)
 inline void cut_for_stream(Correlation& c) {
-  constexpr int64_t kFewTasks = 8, kTileRows = 4;
+  constexpr int64_t kTileRows = 4;
   c.stream = true;
   c.column_chunk = max_of(1, c.axis[2].out);
   const int64_t images = max_of(1, c.batch * c.axis[0].out);
   const int64_t rows = ceil_div(c.axis[1].out, ceil_div(kTasks, images));
   c.row_chunk = even_split(c.axis[1].out, rows, kTileRows);
-  const int64_t tasks = images * c.row_chunks();
-  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, max_of(1, tasks)) : 1;
-  const int64_t most = min_of(ceil_div(c.out_channels, blocks), weighted_channels(c));
-  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
+  take_channels(c, images * c.row_chunks(), weighted_channels(c));
 }
 
 // Tasks of all channels, as those of a stream; of thousands of channels a part, whose weights stay
 // in L1 or L2.
 inline void cut_for_line(Correlation& c) {
-  constexpr int64_t kWeights = 64 << 10, kFewTasks = 8, kTile = 8;
+  constexpr int64_t kLineWeights = 64 << 10, kTile = 8;
   c.line = true;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
@@ -156,11 +161,7 @@ inline void cut_for_line(Correlation& c) {
   c.row_chunk = max_of(1, ceil_div(height.out, ceil_div(kTasks, images)));
   const int64_t pieces = ceil_div(kTasks, max_of(1, images * c.row_chunks()));
   c.column_chunk = even_split(width.out, ceil_div(width.out, pieces), kTile);
-  const int64_t tasks = max_of(1, images * c.row_chunks() * c.column_chunks());
-  const int64_t blocks = tasks < kFewTasks ? ceil_div(kTasks, tasks) : 1;
-  const int64_t weighted = kWeights / (c.taps * accumulator_size(c.dtype)) / kLanes * kLanes;
-  const int64_t most = min_of(ceil_div(c.out_channels, blocks), weighted);
-  c.channel_block = even_split(c.out_channels / kLanes * kLanes, most, 4 * kLanes);
+  take_channels(c, images * c.row_chunks() * c.column_chunks(), weighted_channels(c, kLineWeights));
 }
 
 // With planes, a task walks along them over a band so narrow that what its output planes share
