@@ -90,6 +90,25 @@ FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
   return (VecF32)_mm512_alignr_epi32((__m512i)high, (__m512i)low, Shift);
 }
 
+#elif FASTCONV_LEVEL == 1
+
+// The same without masks, for the ends of long rows.
+template <class A>
+struct LaneRange {
+  int first, last;
+  bool empty() const { return first == last; }
+};
+template <class A>
+FASTCONV_INLINE LaneRange<A> lane_range(int first, int last) {
+  return {first, last};
+}
+template <class T>
+FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, const LaneRange<Accum<T>>& r) {
+  T lanes[kLanes<Accum<T>>] = {};
+  for (int i = r.first; i < r.last; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
 #endif
 
 }  // namespace fastconv::FASTCONV_ISA

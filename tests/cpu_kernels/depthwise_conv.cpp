@@ -171,10 +171,17 @@ struct Room {
   static void correlate(Correlation plan, const char* what, Run& run, bool check, Totals& totals) {
     plan.prefetch = run.random.one_in(2);  // usually of large tensors only
     plan.narrow = plan.prefetch && run.random.one_in(2);
-    plan.stream = can_stream(plan) && plan.axis[1].out % 2 == 0;  // it decides on the bits
+    // These decide on the bits.
+    plan.stream = can_stream(plan) && plan.axis[1].out % 2 == 0;
+    const bool tiles = plan.engine == Engine::kChannels && !plan.window && !plan.volume;
+    plan.line = plan.line || (tiles && can_line(plan) && plan.axis[2].out % 2 == 0);
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     if (check && plan.stream) totals.add("stream");
-    if (check && plan.line) totals.add("line");
+    if (check && plan.line) {
+      const bool rows = plan.axis[0].kernel * plan.axis[1].kernel > 1;
+      totals.add(std::string("line:") + (plan.line_run() > 1 ? "runs" : "taps") +
+                 (rows ? " of rows" : ""));
+    }
     if (check && plan.volume) totals.add("volume");
     if (check && plan.planar) totals.add("planar");
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),

@@ -263,6 +263,15 @@ inline std::vector<Case> table() {
     add(dtype, 100, 1, axis(3, 1, 1, 1, 0, 0), axis(91, taps, 1, 1, taps / 2, taps / 2));
     add(dtype, 49, 1, axis(2, 1, 1, 1, 0, 0), axis(1, taps, 1, 1, 5 * taps, 4 * taps));
   }
+  // One pixel, and a single row that is long enough to be read in place or short; lines of pixels.
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16}) {
+    add(dtype, 40, 1, one, axis(1, 3, 1, 1, 1, 1));
+    add(dtype, 19, 2, axis(1, 1, 1, 1, 0, 0), axis(1, 5, 2, 1, 2, 2));
+    add(dtype, 21, 1, one, axis(130, 4, 1, 1, 3, 0));
+    add(dtype, 21, 1, one, axis(1100, 5, 3, 1, 2, 2));
+    add(dtype, 40, 1, axis(9, 2, 1, 2, 1, 1), axis(18, 5, 1, 1, 2, 2));
+    add(dtype, 40, 1, axis(9, 3, 2, 1, 1, 1), axis(20, 3, 1, 2, 2, 2));
+  }
   // Transposed: rows, because planes are too wide; filters smaller than the stride.
   for (const int64_t multiplier : {1, 3}) {
     add(Dtype::kFloat32, 5, multiplier, axis(9, 3, 2, 1, 1, 1), axis(2601, 4, 2, 1, 1, 1));

@@ -97,7 +97,7 @@ constexpr int64_t flat_period(int64_t channels) {
 // One of the two is 1.
 struct Correlation {
   static constexpr int64_t kMinWindow = 16;  // channels: a vector of any level and dtype
-  static constexpr int64_t kMostLine = 8;    // taps of a line, of which there are 2 at least
+  static constexpr int64_t kMostLine = 8;    // taps of a run of a line
 
   Dtype dtype;
   Engine engine;
@@ -116,7 +116,7 @@ struct Correlation {
   bool stream;            // a window's tasks go from pixel to pixel: see cpu_stream-inl.h
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
   bool volume;            // a filter of a few planes, served by cpu_volume-inl.h (the same engines)
-  bool line;              // a short filter along a row, served by cpu_line-inl.h (kChannels)
+  bool line;              // pixel after pixel, served by cpu_line-inl.h (kChannels)
   bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one
@@ -126,7 +126,13 @@ struct Correlation {
 
   // Whether a window or a line meets the taps in the opposite order: in that of the input.
   constexpr bool reversed() const {
-    return (window || line) && axis[2].backward && axis[2].phases == 1;
+    return (window || (line && line_run() > 1)) && axis[2].backward && axis[2].phases == 1;
+  }
+  // Neighbouring taps of a line that meet neighbouring pixels.
+  constexpr int64_t line_run() const {
+    const CorrelationAxis& width = axis[2];
+    const bool dense = width.step == 1 && width.phases == 1 && width.axis.dilation == 1;
+    return dense && width.kernel <= kMostLine ? width.kernel : 1;
   }
   // These need whole vectors.  In the tensor itself the last one of a block overlaps the one
   // before, and the last block takes what would make a smaller one.

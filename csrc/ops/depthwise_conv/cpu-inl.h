@@ -51,8 +51,10 @@ int64_t correlation_scratch(const Correlation& p) {
     if (p.engine == Engine::kPacked) return PackedScratch<T>().carve(p, nullptr);
     if (p.engine == Engine::kScale) return 0;
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
+#endif
+#if FASTCONV_LEVEL >= 2
     if (p.engine == Engine::kRolling) return RollingScratch<T>().carve(p, nullptr);
 #endif
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
@@ -67,8 +69,10 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     if (p.engine == Engine::kPacked) return packed_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kScale) return scale_tasks<T>(p, begin, end);
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);
+#endif
+#if FASTCONV_LEVEL >= 2
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_tasks<T>(p, begin, end, scratch);
     }

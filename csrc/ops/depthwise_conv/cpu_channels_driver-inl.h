@@ -91,7 +91,8 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
   const bool stream = p.stream && s.finite;
   t.plane_ahead = depth.kernel > 1 ? depth.step * p.x_strides.sp[0] : 0;
   if (stream) {
-    // Its tiles know what to prefetch.
+    // Its tiles know what they read next.
+    t.y_ahead = p.prefetch ? kStreamAhead * t.y_column_stride : 0;
   } else if (p.narrow) {
     t.ahead = t.y_ahead = kBytesAhead / static_cast<int64_t>(sizeof(T));
   } else if (p.prefetch) {

@@ -51,8 +51,8 @@ struct ChannelScratch {
       return piece;
     };
     const int64_t lanes = vectors(p) * kLanes<A>;
-    // Windows and lines need no lists of rows, volumes those of one plane.
-    const int64_t task_planes = p.window || p.line ? 0 : p.volume ? 1 : p.plane_chunk;
+    // Windows need no lists of rows, volumes those of one plane.
+    const int64_t task_planes = p.window ? 0 : p.volume ? 1 : p.plane_chunk;
     const int64_t task_rows = task_planes * p.row_chunk;
     const int64_t planes_listed = p.volume ? 1 : p.axis[0].kernel;
     weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));

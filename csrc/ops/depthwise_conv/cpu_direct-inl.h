@@ -9,7 +9,7 @@
 // output row that needs it: 8 rows of a 3x3 filter take 30 loads and 9 broadcasts for 72 FMAs.
 // Loads are misaligned, one a cycle; FMAs are two: the two come out even.
 //
-// For levels with wide vectors.  Rows outside the image are a row of zeros; columns outside are
+// For levels with many registers.  Rows outside the image are a row of zeros; columns outside are
 // masked off in the tiles at the edge.
 #pragma once
 
@@ -20,7 +20,7 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
 using namespace ::fastconv::FASTCONV_ISA;
 
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
 
 // Filter rows whose input rows neighbouring output rows of a tile share: output row r meets tap m
 // in row[r + m].
@@ -201,10 +201,10 @@ void direct_tile(const DirectBand<T>& t, int64_t x, int64_t left) {
 }
 
 // Of filters of one row, a row's outputs from column x on, as far as whole vectors reach; returns
-// where that is.  Each vector is loaded once, and the columns of the taps are put together from
-// neighbours: misaligned loads that cross cache lines take twice as long, and 16-bit numbers are
-// widened anew for each tap.  (Two threads of a Zen 4, 4 taps, bfloat16, 1x1536x2048: 500 -> 310
-// us.)
+// where that is.  With wide vectors each is loaded once, and the columns of the taps are put
+// together from neighbours: misaligned loads that cross cache lines take twice as long, and 16-bit
+// numbers are widened anew for each tap.  (Two threads of a Zen 4, 4 taps, bfloat16, 1x1536x2048:
+// 500 -> 310 us.)
 template <int Kernel, class T>
 int64_t direct_line(const DirectBand<T>& t, const T* row, T* y, int64_t x, int64_t x1) {
   using V = Vec<Accum<T>>;
@@ -221,13 +221,19 @@ int64_t direct_line(const DirectBand<T>& t, const T* row, T* y, int64_t x, int64
   // The last tile overlaps the one before.
   for (; x < last; x += kTile) {
     x = min_of(x, last - kTile);
+    for_each<kVectors>(FASTCONV_EACH(v) { sums[v.value] = set1<Accum<T>>(t.bias); });
+#if FASTCONV_LEVEL >= 2
     V in[kVectors + 1];
     for_each<kVectors + 1>(FASTCONV_EACH(v) { in[v.value] = load(row + x + v.value * kV); });
-    for_each<kVectors>(FASTCONV_EACH(v) { sums[v.value] = set1<Accum<T>>(t.bias); });
+#endif
     for_each<Kernel>(FASTCONV_EACH(k) {
       for_each<kVectors>(FASTCONV_EACH(v) {
-        sums[v.value] = fma(shift_lanes<decltype(k)::value>(in[v.value], in[v.value + 1]),
-                            weight[k.value], sums[v.value]);
+#if FASTCONV_LEVEL >= 2
+        const V shifted = shift_lanes<decltype(k)::value>(in[v.value], in[v.value + 1]);
+#else
+        const V shifted = load(row + x + v.value * kV + k.value);
+#endif
+        sums[v.value] = fma(shifted, weight[k.value], sums[v.value]);
       });
     });
     finish_sums<T, Tile::kRoomy>(t.activation, sums);

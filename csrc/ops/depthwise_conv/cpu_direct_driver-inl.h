@@ -15,7 +15,7 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
 
 // One set of DirectRows, for whatever channel.
 struct DirectSet {

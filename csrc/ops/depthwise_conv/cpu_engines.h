@@ -82,13 +82,18 @@ inline bool is_flat(const Correlation& c) {
          dense(c.y_strides) && flat_period(c.out_channels) * c.taps * 4 <= kWeightBytes;
 }
 
+// What cpu_line-inl.h serves.
+inline bool can_line(const Correlation& c) {
+  constexpr int64_t kRuns = 32;
+  return c.fan_in == 1 && c.fan_out == 1 && c.out_channels >= Correlation::kMinWindow &&
+         c.axis[2].phases == 1 && c.axis[2].kernel <= kRuns;
+}
+
 // Filters of a few neighbouring taps along a long row: see cpu_line-inl.h.  Most tiles of a short
 // one are at its ends.  (8x64x56x56, 1x3: 310 -> 210 us; but 8x256x14x14, 1x7, 84 -> 154.)
 inline bool has_line(const Correlation& c) {
   const CorrelationAxis& width = c.axis[2];
-  return c.fan_in == 1 && c.fan_out == 1 && c.out_channels >= Correlation::kMinWindow &&
-         is_still(c.axis[0]) && is_still(c.axis[1]) && width.step == 1 && width.phases == 1 &&
-         width.axis.dilation == 1 && width.kernel >= 2 && width.kernel <= Correlation::kMostLine &&
+  return can_line(c) && is_still(c.axis[0]) && is_still(c.axis[1]) && c.line_run() > 1 &&
          width.out >= 8 * width.kernel;
 }
 

@@ -69,9 +69,9 @@ FASTCONV_INLINE void finish_sums(Activation activation, Vec<Accum<T>> (&sums)[N]
   if constexpr (K == Tile::kEvery) {
     if (!is_brief<T, K>(activation)) {
       Vec<A> copy[N];  // so that only this branch has the sums in memory
-      for (int i = 0; i < N; ++i) copy[i] = sums[i];
+      for_each<N>(FASTCONV_EACH(i) { copy[i.value] = sums[i.value]; });
       finish_long<T>(activation, copy, N);
-      for (int i = 0; i < N; ++i) sums[i] = copy[i];
+      for_each<N>(FASTCONV_EACH(i) { sums[i.value] = copy[i.value]; });
       return;
     }
   }

@@ -103,6 +103,23 @@ void cut_in_place(Correlation& c) {
   c.channel_block = max_of(1, c.out_channels * max_of(1, planes) / kTasks);
 }
 
+// Images of one pixel, and of one channel, lie the same way in either layout.  The former fill
+// vectors with channels alone (8x768x1, 3 taps: 460 -> 15 us), the latter with columns.
+bool has_one_pixel(const Problem& p, const Strides5& x, const Strides5& y) {
+  return p.in_pixels() == 1 && p.out_pixels() == 1 && x.c == 1 && y.c == 1;
+}
+bool has_one_channel(const Problem& p) { return p.in_channels() == 1 && p.out_channels() == 1; }
+
+// Whether the result's images are dense planes, as contiguous ones must be.
+bool is_dense(const Correlation& c) {
+  int64_t next = 1;
+  for (int i = kSpatial - 1; i >= 0; --i) {
+    if (c.y_strides.sp[i] != next && c.axis[i].out != 1) return false;
+    next *= c.axis[i].out;
+  }
+  return c.y_strides.n == next * c.out_channels || c.batch == 1;
+}
+
 // Bytes of x and y.
 int64_t tensor_bytes(const Problem& p) {
   const int64_t elements = p.in_pixels() * p.in_channels() + p.out_pixels() * p.out_channels();
@@ -122,19 +139,21 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.x_strides = x;
   c.y_strides = y;
   for (int i = 0; i < kSpatial; ++i) c.axis[i] = make_axis(p.axis[i], backward);
-  c.prefetch = tensor_bytes(p) > kPrefetchBytes;
+  c.prefetch = activation_bytes(c) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
   c.window = c.volume = c.line = c.planar = c.narrow = c.stream = false;
   const bool planar = can_be_planar(c);
-  if (!p.channels_last) join_rows(c, 1);
+  const bool channels_last =
+      has_one_pixel(p, x, y) || (p.channels_last && !(has_one_channel(p) && is_dense(c)));
+  if (!channels_last) join_rows(c, 1);
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const bool dense = c.x_strides.sp[2] == 1 || width.in == 1;
-  if (p.channels_last && is_flat(c)) {
+  if (channels_last && is_flat(c)) {
     c.engine = Engine::kFlat;
     cut_flat(c);
-  } else if (p.channels_last) {
+  } else if (channels_last) {
     c.engine = Engine::kChannels;
     c.planar = planar;
     const int64_t unit = c.planar ? c.unit() : kLanes;
@@ -153,7 +172,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     }
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
     if (const Strip strip =
-            packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, true) : Strip{0, 0, 0};
+            packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, false) : Strip{0, 0, 0};
         strip.rows > 0) {
       cut_packed(c, strip);
     } else if (has_line(c)) {
@@ -163,6 +182,8 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     } else if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
       c.window = false;
       cut_for_volume(c);
+    } else if (!c.window && lines(c)) {
+      cut_for_line(c);
     } else if (c.window) {
       (c.axis[0].kernel > 1 && width.step > 1 ? cut_for_planes : cut_for_window)(c);
     }
@@ -171,13 +192,14 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
     cut_in_place(c);
   } else if (is_wide(isa) && dense && can_roll(c) && rolling_wins(c, isa)) {
     c.engine = Engine::kRolling;
-    c.prefetch = tensor_bytes(p) > kRollingPrefetchBytes;
+    c.prefetch = activation_bytes(c) > kRollingPrefetchBytes;
     cut_in_place(c);
-  } else if (is_wide(isa) && dense && bands_win(c)) {
+  } else if (isa > Isa::baseline && dense && bands_win(c) &&
+             !row_transposes(c.axis, p.channels, /*for_weight=*/false)) {
     c.engine = Engine::kDirect;
     cut_in_place(c);
   } else if (const Strip strip =
-                 blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, true);
+                 blocked_strip(c.axis, p.channels, c.fan_in, c.fan_out, p.dtype, false);
              strip.rows > 0) {
     c.engine = Engine::kBlocked;
     c.planar = planar;
@@ -230,7 +252,9 @@ WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa) {
   const CorrelationAxis& width = w.reads[2];
   w.column_chunk = even_split(width.out, kColumns, 1);
   int64_t blocks, fewest_rows = 1;
-  if (p.channels_last) {
+  w.channels_last =
+      has_one_pixel(p, p.x_strides, p.dy_strides) || (p.channels_last && !has_one_channel(p));
+  if (w.channels_last) {
     w.engine = Engine::kChannels;
     const int64_t per_lane = w.columns() * accumulator_size(p.dtype);
     const int64_t by_sums = kSumsBytes / per_lane / kLanes * kLanes;
@@ -249,7 +273,7 @@ WeightPlan make_backward_weight(const BackwardWeight& p, Isa isa) {
     w.row_chunk = max_of(1, height.out);
     blocks = ceil_div(p.out_channels(), w.channel_block);
     fewest_rows = 2 * height.kernel;
-  } else if (const Strip strip = blocked_strip(w.reads, p.channels, 1, 1, p.dtype, false);
+  } else if (const Strip strip = blocked_strip(w.reads, p.channels, 1, 1, p.dtype, true);
              p.multiplier == 1 && strip.rows > 0) {
     w.engine = Engine::kBlocked;
     w.channel_block = kLanes;

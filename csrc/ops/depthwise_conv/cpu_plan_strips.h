@@ -10,6 +10,7 @@
 namespace fastconv::depthwise_conv {
 
 constexpr int64_t kStripBytes = 320 << 10;  // a strip and its result: L2
+constexpr int64_t kFewChannels = 4;         // of 16 that a block has: fewer leave it too empty
 
 // Whether there is one row, of the input and of the result.  Only then are strips cut into columns:
 // lists of rows are kept from strip to strip, and a strip's rows lie as far apart as it is wide.
@@ -17,27 +18,39 @@ inline bool has_one_row(const CorrelationAxis (&axis)[kSpatial]) {
   return axis[0].in * axis[1].in == 1 && axis[0].out * axis[1].out == 1;
 }
 
+// Whether a single row is faster transposed than read in place or staged: with many taps or a
+// stride, and if it is so short that it leaves vectors empty.  (Two threads of a Zen 4, 3 or 4
+// taps: 8x512x16 97 -> 38 us, 8x512x64 189 -> 92, 8x512x128 160 and 156, 8x512x256 135 and 300; 5
+// taps at stride 2, 8x512x66: 214 -> 73; gradient of 4 weights, 8x512x64: 287 -> 98.)
+inline bool row_transposes(const CorrelationAxis (&axis)[kSpatial], int64_t channels,
+                           bool for_weight) {
+  constexpr int64_t kTaps = 9, kShort = 112;
+  const CorrelationAxis& row = axis[2];
+  if (!has_one_row(axis) || channels < kFewChannels) return false;
+  return row.kernel >= kTaps || row.step * row.phases > 1 || row.out <= kShort || for_weight;
+}
+
 // Output planes, rows and columns whose strip, transposed or packed, stays in L2 with its result;
 // none if a plane's single row, or the weights, are already too much, where blocks of channels
-// would be mostly empty, or for few taps of a single row.
+// would be mostly empty, or for few taps along a single row.
 struct Strip {
   int64_t planes, rows, columns;
 };
 inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t channels,
-                           int64_t fan_in, int64_t fan_out, Dtype dtype, bool whole_volumes) {
-  constexpr int64_t kTaps = 9, kColumnsOfOne = 1024;
-  if (channels < kLanes / 4) return {0, 0, 0};
+                           int64_t fan_in, int64_t fan_out, Dtype dtype, bool for_weight) {
+  constexpr int64_t kColumnsOfOne = 1024;
+  if (channels < kFewChannels) return {0, 0, 0};
   const int64_t lane = kLanes * accumulator_size(dtype), fan = fan_in * fan_out;
   const int64_t weights = lane * axis[0].kernel * axis[1].kernel * axis[2].kernel * fan;
   if (weights > kWeightBytes) return {0, 0, 0};
-  if (has_one_row(axis) && axis[2].kernel >= kTaps) {
+  if (has_one_row(axis)) {
+    if (!row_transposes(axis, channels, for_weight)) return {0, 0, 0};
     const int64_t most = max_of(kColumnsOfOne / fan, axis[2].kernel);
     const int64_t columns = even_split(axis[2].out, most, axis[2].phases);
     const int64_t in = clipped_reads(axis[2], columns);
     if (lane * (in * fan_in + columns * fan_out) + weights > 2 * kStripBytes) return {0, 0, 0};
     return {1, 1, columns};
   }
-  if (axis[1].in == 1) return {0, 0, 0};
   const int64_t columns = round_up(max_of(1, axis[2].out), axis[2].phases);
   const auto bytes = [&](int64_t planes, int64_t rows) {
     const int64_t in = clipped_reads(axis[0], planes) * clipped_reads(axis[1], rows) * axis[2].in;
@@ -58,7 +71,7 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
     return static_cast<double>(clipped_reads(axis[0], s.planes) * clipped_reads(axis[1], s.rows)) /
            static_cast<double>(s.planes * s.rows);
   };
-  Strip whole{whole_volumes ? max_of(1, axis[0].out) : 1, max_of(1, axis[1].out), columns};
+  Strip whole{for_weight ? 1 : max_of(1, axis[0].out), max_of(1, axis[1].out), columns};
   Strip s = halved(whole);
   while (bytes(whole.planes, whole.rows) > kStripBytes && whole.rows > fewest) {
     whole.rows = round_up(ceil_div(whole.rows, 2), axis[1].phases);

@@ -11,6 +11,7 @@ namespace fastconv::depthwise_conv {
 constexpr int64_t kTasks = 32;               // enough to balance the threads of a usual machine
 constexpr int64_t kWindowBytes = 512 << 10;  // a window's band of all its channels: half of L2
 constexpr int64_t kWeightBytes = 512 << 10;  // of the packed weights of a task
+constexpr int64_t kLineBytes = 2 << 20;      // beyond which lines prefetch: twice L2
 constexpr int64_t kNarrow = 16;  // columns over which prefetching goes to the next channels
 constexpr int64_t kColumns = 4096;
 constexpr int64_t kMappedBytes = 32 << 20;  // glibc's malloc maps larger pieces anew each time
@@ -46,6 +47,11 @@ inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
 inline int64_t result_bytes(const Correlation& c) {
   const int64_t pixels = c.axis[0].out * c.axis[1].out * c.axis[2].out;
   return c.batch * c.out_channels * pixels * element_size(c.dtype);
+}
+// Of x and y.
+inline int64_t activation_bytes(const Correlation& c) {
+  const int64_t pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
+  return c.batch * c.in_channels * pixels * element_size(c.dtype) + result_bytes(c);
 }
 
 // Columns of a window's task: all of them, but for pixels that fit together badly.
@@ -108,8 +114,7 @@ inline bool streams(const Correlation& c) {
   const bool planes = c.axis[0].kernel > 1;
   if (!can_stream(c) || (c.out_channels * size < 256 && !planes)) return false;
   const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, stride1 = c.axis[2].step == 1;
-  const int64_t x_pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
-  const int64_t bytes = result_bytes(c) + c.batch * c.in_channels * x_pixels * size;
+  const int64_t bytes = activation_bytes(c);
   if (planes) return bytes > kPlanesBytes;
   return bytes > (stride1 ? kStride1Bytes : conflicts ? kConflictBytes : kStride2Bytes);
 }
@@ -150,17 +155,35 @@ inline void cut_for_stream(Correlation& c) {
   take_channels(c, images * c.row_chunks(), weighted_channels(c));
 }
 
+// Whether a filter that no window serves goes through the pixels in the order of memory: it is
+// bounded by memory if it has few taps, and one of many taps if more has to come from there.  (Two
+// threads of a Zen 4, times native: 2x2 on 8x504x30x24 0.61 -> 1.44, 3x3 with dilation 2 on
+// 1x57x163x322 0.52 -> 1.28, 7x7 on 8x96x56x56 1.14 -> 1.50, but on 8x384x14x14 1.67 -> 1.57, and
+// at stride 2 on 2x96x112x112 1.33 -> 1.13; 3x3 with dilation 3 on 1x16x352x177 1.00 -> 0.67.)
+inline bool lines(const Correlation& c) {
+  constexpr int64_t kFewTaps = 25, kManyTaps = 64, kFewest = 2 * Correlation::kMinWindow;
+  if (!can_line(c) || c.out_channels < kFewest || c.taps > kManyTaps) return false;
+  if (c.taps <= kFewTaps) return activation_bytes(c) > kLineBytes;
+  return c.line_run() > 1 && c.prefetch;
+}
+
 // Tasks of all channels, as those of a stream; of thousands of channels a part, whose weights stay
 // in L1 or L2.
 inline void cut_for_line(Correlation& c) {
-  constexpr int64_t kLineWeights = 64 << 10, kTile = 8;
+  constexpr int64_t kLineWeights = 64 << 10, kTile = 8, kRowTaps = 2048;
   c.line = true;
+  c.prefetch = activation_bytes(c) > kLineBytes;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
   const int64_t images = max_of(1, c.batch * c.axis[0].out);
-  c.row_chunk = max_of(1, ceil_div(height.out, ceil_div(kTasks, images)));
+  const int64_t listed = max_of(1, kRowTaps / (c.axis[0].kernel * height.kernel));
+  c.row_chunk = max_of(1, min_of(ceil_div(height.out, ceil_div(kTasks, images)), listed));
   const int64_t pieces = ceil_div(kTasks, max_of(1, images * c.row_chunks()));
-  c.column_chunk = even_split(width.out, ceil_div(width.out, pieces), kTile);
+  // What neighbouring output rows share stays in L2.
+  const int64_t read = c.axis[0].kernel * clipped_reads(height, 1);
+  const int64_t pixel = c.out_channels * element_size(c.dtype) * width.step;
+  const int64_t shared = read > 1 ? kWindowBytes / max_of(1, read * pixel) : width.out;
+  c.column_chunk = even_split(width.out, min_of(ceil_div(width.out, pieces), shared), kTile);
   take_channels(c, images * c.row_chunks() * c.column_chunks(), weighted_channels(c, kLineWeights));
 }
 

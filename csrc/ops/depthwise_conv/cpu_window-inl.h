@@ -19,6 +19,7 @@ namespace fastconv::depthwise_conv::FASTCONV_ISA {
 // them, too few for the hardware to see their stride: 8x144x56x56 in fp32, 880 -> 750 us on one
 // thread), or, in narrow tasks, channels of the same columns.
 constexpr int kColumnsAhead = 8;
+constexpr int kStreamAhead = 4;
 constexpr int64_t kBytesAhead = 128;
 
 // One (kd) of the filter that lies inside the image.
