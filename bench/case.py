@@ -34,7 +34,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8")
 LAYOUTS = ("contiguous", "channels_last")
 # "both" is a training step through the layer: forward, then the gradients of input and parameters.
 PASSES = ("forward", "backward", "both")
-SUITES = ("quick", "models", "activations", "large", "tiny", "all")
+SUITES = ("quick", "models", "activations", "large", "random", "tiny", "all")
 
 _SHORT = {
     "float32": "f32",

@@ -16,6 +16,7 @@ from case import OPS as OPS
 from case import PASSES as PASSES
 from case import SUITES as SUITES
 from case import Case as Case
+from random_sizes import random_sizes
 from sizes import block_sizes, huge_sizes, large_sizes, pool_sizes, quick_sizes, tiny_sizes
 
 SHAPES = Path(__file__).with_name("shapes.json")
@@ -113,10 +114,11 @@ def cases_of(
     layouts: Sequence[str] = (),
     passes: Sequence[str] = (),
     batches: Sequence[int] = (1, 8),
+    seed: int = 0,
 ) -> list[Case]:
     """The cases of a suite; dtypes, layouts and passes, where given, replace the suite's own."""
     if suite == "all":
-        # "tiny" is for checking, not for measuring.
+        # "tiny" is for checking, not for measuring; "random" is for looking for what is slow.
         chosen = [
             case
             for each in ("quick", "models", "activations", "large")
@@ -138,6 +140,8 @@ def cases_of(
         sizes = activation_sizes(batches)
     elif suite == "large":
         sizes = large_sizes()
+    elif suite == "random":
+        sizes = random_sizes(seed)
     elif suite == "tiny":
         sizes = tiny_sizes()
         dtypes = dtypes or ("float32", "float16", "bfloat16")

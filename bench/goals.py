@@ -119,9 +119,13 @@ def section(rows: Sequence[Row]) -> str:
         "### Goals\n\nGeometric means, and what they should be; a star is a goal that is missed. "
         f"`slower` counts the cases below {NOT_SLOWER} of native's speed.\n\n"
     )
-    text += markdown(HEADER, lines(rows))
+    return text + markdown(HEADER, lines(rows)) + "\n\n" + losses(rows)
+
+
+def losses(rows: Sequence[Row]) -> str:
+    """How many cases PyTorch is faster in, and which."""
     losing = slower(rows)
-    if losing:
-        text += "\n\nSlower than native:\n\n"
-        text += "\n".join(f"- {row.case.name}: {row.ratio(NATIVE):.2f}" for row in losing)
-    return text
+    text = f"Slower than native: {len(losing)} of {sum(row.ok for row in rows)} cases."
+    return "\n".join(
+        [text, "", *(f"- {row.case.name}: {row.ratio(NATIVE):.2f}" for row in losing)]
+    ).strip()

@@ -165,6 +165,8 @@ def full(result: dict[str, Any], stat: str = "median") -> str:
         parts.append(summary(rows, lambda row: row.case.family, "family"))
     if result["machine"]["device"] == "cpu" and result.get("suite") == "models":
         parts.append(goals.section(rows))
+    if result.get("suite") == "random":
+        parts.append(goals.losses(rows))
     failures = {
         f"{name}: {reason}" for row in rows for name, reason in row.failed.items() if name != OURS
     }

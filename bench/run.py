@@ -5,6 +5,7 @@
 python bench/run.py --quick                         every operator, about two minutes
 python bench/run.py --suite models --json out.json  the layers of models, thousands of cases
 python bench/run.py --suite models --op depthwise_conv2d --dtype float32
+python bench/run.py --suite random --rivals native   shapes of no model, and which are slow
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     listed("pass", PASSES, "passes instead of forward and both (forward and backward)")
     listed("rivals", KINDS, "rivals instead of all that can run")
     add("--batch", type=int, nargs="+", default=[1, 8], help="batch sizes of models (1 8)")
+    add("--seed", type=int, default=0, help="which shapes the random suite has (0)")
     add("--filter", default="", metavar="TEXT", help="only cases with this in their name or family")
     add("--no-compile", action="store_true", help="leave out torch.compile, which costs minutes")
     add("--threads", type=int, help="CPU threads (default: torch's own choice)")
@@ -97,7 +99,9 @@ def usable_device(asked: str | None) -> str:
 
 def choose(args: argparse.Namespace, device: str) -> list[Case]:
     """The cases that the command line asks for."""
-    cases = cases_of(args.suite, device, args.dtype, args.layout, args.passes, args.batch)
+    cases = cases_of(
+        args.suite, device, args.dtype, args.layout, args.passes, args.batch, args.seed
+    )
     return [
         case
         for case in cases

@@ -20,6 +20,7 @@ sys.path.insert(0, str(BENCH))
 import cases  # noqa: E402
 import limits  # noqa: E402
 import operators  # noqa: E402
+import random_sizes  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
 import rivals  # noqa: E402
@@ -116,6 +117,7 @@ def test_suites_are_well_formed(suite, device):
             "quick": set(cases.OPS) - blocks,
             "models": {"depthwise_conv2d", "pixel_shuffle"} | blocks,
             "activations": {"depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d"},
+            "random": {"depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d"},
         }.get(suite, set(cases.OPS)),
         "layout": set(cases.LAYOUTS),
         "mode": {"both"} if suite == "tiny" else {"forward", "both"},
@@ -145,6 +147,12 @@ def test_models_have_the_dtypes_that_their_operators_take():
         (True, "forward")
     }
     assert {c.dtype for c in table if c.is_block} == {"float32"}
+
+
+def test_random_shapes_are_those_of_their_seed():
+    names = [{c.name for c in cases.cases_of("random", "cpu", seed=seed)} for seed in (3, 3, 4)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 4 * random_sizes.COUNT > len(names[0] & names[2]) * 10
 
 
 def test_choices_replace_the_suites_own():

@@ -75,6 +75,7 @@ def test_goals_of_the_models_layers():
     assert goals.slower(results.rows_of(shuffle)) == []
     slow = {**fake_result(ours=4e-3), "suite": "models"}
     assert "- channel_shuffle 1x8x64x64 g2 f32 contiguous forward: 0.75" in report.full(slow)
+    assert "Slower than native: 1 of 1 cases." in report.full({**slow, "suite": "random"})
     # Every goal has cases of its own in the suite.
     kinds = {(c.kind, c.dtype, c.layout) for c in cases.cases_of("models", "cpu")}
     for goal in goals.GOALS:
