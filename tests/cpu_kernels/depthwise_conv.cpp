@@ -179,8 +179,7 @@ struct Room {
     if (check && plan.stream) totals.add("stream");
     if (check && plan.line) {
       const bool rows = plan.axis[0].kernel * plan.axis[1].kernel > 1;
-      totals.add(std::string("line:") + (plan.line_run() > 1 ? "runs" : "taps") +
-                 (rows ? " of rows" : ""));
+      totals.add(std::string(rows ? "lines:" : "line:") + (plan.line_run() > 1 ? "runs" : "taps"));
     }
     if (check && plan.volume) totals.add("volume");
     if (check && plan.planar) totals.add("planar");

@@ -40,7 +40,7 @@ REACHED = {
     | {f"{way}:flat" for way in WAYS if way != "weight"}
     | {"forward:packed", "data:packed", "forward:scale", "data:scale"}
     | {"stream", "volume", "planar"}
-    | {f"line:{taps}{rows}" for taps in ("runs", "taps") for rows in ("", " of rows")}
+    | {f"{rows}:{taps}" for taps in ("runs", "taps") for rows in ("line", "lines")}
     | {f"activation:{name}" for name in ACTIVATIONS}
     | DTYPES,
     "depth_max_pool": {f"forward:{index}" for index in ("none", "uint8", "int32", "int64")}
