@@ -144,10 +144,16 @@ inline bool rolling_wins(const Correlation& c, Isa isa) {
 
 // Whether bands of rows, read in place, beat transposed strips and staged rows: they load each
 // column once per filter column.  A filter with planes and rows has too many rows for a band to
-// share: 1x112x50x10x10, 3x3x3, 790 us against 145 by transposed strips.
-inline bool bands_win(const Correlation& c) {
+// share: 1x112x50x10x10, 3x3x3, 790 us against 145 by transposed strips.  Without masks the ends of
+// rows are slow, so only long rows have bands there, of one column or of one row.  (AVX2: 11x1 on
+// 4x64x56x56 670 -> 310 us, but 3x3 with dilation 2 on 8x256x14x14 350 -> 1290.)
+inline bool bands_win(const Correlation& c, Isa isa) {
+  constexpr int64_t kLong = 32;
   const CorrelationAxis& height = c.axis[1];
   const CorrelationAxis& width = c.axis[2];
+  if (isa == Isa::baseline) return false;
+  const bool long_rows = width.out >= kLong && (width.kernel == 1 || height.in == 1);
+  if (!is_wide(isa) && !long_rows) return false;
   if (width.step * width.phases != 1) return false;
   if (c.axis[0].kernel > 1 && height.kernel * width.kernel > 1) return false;
   return width.kernel <= (height.in == 1 ? 8 : 4) && width.out >= kWidestLanes / 2;

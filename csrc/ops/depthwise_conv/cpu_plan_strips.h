@@ -21,13 +21,12 @@ inline bool has_one_row(const CorrelationAxis (&axis)[kSpatial]) {
 // Whether a single row is faster transposed than read in place or staged: with many taps or a
 // stride, and if it is so short that it leaves vectors empty.  (Two threads of a Zen 4, 3 or 4
 // taps: 8x512x16 97 -> 38 us, 8x512x64 189 -> 92, 8x512x128 160 and 156, 8x512x256 135 and 300; 5
-// taps at stride 2, 8x512x66: 214 -> 73; gradient of 4 weights, 8x512x64: 287 -> 98.)
-inline bool row_transposes(const CorrelationAxis (&axis)[kSpatial], int64_t channels,
-                           bool for_weight) {
+// taps at stride 2, 8x512x66: 214 -> 73.)
+inline bool row_transposes(const CorrelationAxis (&axis)[kSpatial], int64_t channels) {
   constexpr int64_t kTaps = 9, kShort = 112;
   const CorrelationAxis& row = axis[2];
   if (!has_one_row(axis) || channels < kFewChannels) return false;
-  return row.kernel >= kTaps || row.step * row.phases > 1 || row.out <= kShort || for_weight;
+  return row.kernel >= kTaps || row.step * row.phases > 1 || row.out <= kShort;
 }
 
 // Output planes, rows and columns whose strip, transposed or packed, stays in L2 with its result;
@@ -44,7 +43,7 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
   const int64_t weights = lane * axis[0].kernel * axis[1].kernel * axis[2].kernel * fan;
   if (weights > kWeightBytes) return {0, 0, 0};
   if (has_one_row(axis)) {
-    if (!row_transposes(axis, channels, for_weight)) return {0, 0, 0};
+    if (!for_weight && !row_transposes(axis, channels)) return {0, 0, 0};
     const int64_t most = max_of(kColumnsOfOne / fan, axis[2].kernel);
     const int64_t columns = even_split(axis[2].out, most, axis[2].phases);
     const int64_t in = clipped_reads(axis[2], columns);
