@@ -33,7 +33,7 @@ WIDE = {
     "depthwise_conv_transpose1d": transpose_sample((2500,), (5,), c=51, stride=2),
     "depthwise_conv_transpose2d": transpose_sample((21, 26), (3, 4), c=35, stride=2, padding=1),
     "depthwise_conv_transpose3d": transpose_sample((4, 9, 10), (3, 3, 2), c=18, stride=2),
-    "depth_max_pool": sample((2, 24, 40, 41), kernel_size=(3, 2, 3), stride=(2, 2, 1)),
+    "depth_max_pool": sample((2, 48, 60, 61), kernel_size=(3, 2, 3), stride=(2, 2, 1)),
     "space_to_depth": sample((2, 20, 66, 98), block_size=2),
     "depth_to_space": sample((2, 80, 33, 49), block_size=2),
     "pixel_shuffle": sample((2, 90, 33, 49), upscale_factor=3),

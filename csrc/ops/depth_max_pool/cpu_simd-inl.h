@@ -76,7 +76,10 @@ FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, int64_t a, int64_t b, Accum
 template <class V>
 FASTCONV_INLINE V even_lanes(V a, V b) {
   constexpr int kL = sizeof(V) / sizeof(a[0]);
-  if constexpr (kL == 16) {
+  if constexpr (kL == 32) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                   32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62);
+  } else if constexpr (kL == 16) {
     return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   } else if constexpr (kL == 8) {
     return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
@@ -89,7 +92,10 @@ FASTCONV_INLINE V even_lanes(V a, V b) {
 template <class V>
 FASTCONV_INLINE V odd_lanes(V a, V b) {
   constexpr int kL = sizeof(V) / sizeof(a[0]);
-  if constexpr (kL == 16) {
+  if constexpr (kL == 32) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                   33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
+  } else if constexpr (kL == 16) {
     return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   } else if constexpr (kL == 8) {
     return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);

@@ -1,26 +1,17 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Depth max pooling, forward, of windows over short rows of pixels, one axis after the other.
+// Depth max pooling, forward, of windows over several axes, one axis after the other.
 //
-// The maximum of a window is that of its planes' maxima, which are those of their rows': the inner
-// axis comes first, so that the first maximum and the last NaN in the order of visits win as they
-// would tap by tap.  What overlapping windows share is then reduced once, and short rows fill
-// vectors.
-//
-// Rows of the input are copied one behind the other, -inf where the padding is, at a pitch that is
-// a multiple of the stride: lanes `stride` apart run on from row to row.  Their maxima along the
-// row go to rows of `columns`, of which the first `out` are wanted; those of a plane's rows to a
-// dense plane, whose next row overwrites what was stored beyond the end of this one; those of a
-// window's planes to y.
-//
-// (One thread of a Zen 4, fp32, 3x3x3 at stride 2: 8x2048x7x7 4.2 -> 1.1 ms, 1x1024x14x14 930 ->
-// 100 us, 8x512x28x28 3.7 -> 1.8 ms.)
+// The maximum of a window is that of its planes' maxima, which are those of their rows'.  Axes are
+// reduced in the order of memory: the outer two while the input is read, in runs over many rows;
+// then rows; the dense axis, whose lanes must be picked apart, comes last, when least is left.
+// Maxima may be taken in any order (see cpu_maxima-inl.h), and what follows the end of a row does
+// not matter.  What depends on the order is looked up: where a tile has a NaN, or -0 and winners
+// are not known, its windows are visited again tap by tap.
 #pragma once
 
-#include <cstring>
-
-#include "ops/depth_max_pool/cpu_forward-inl.h"
+#include "ops/depth_max_pool/cpu_ranks-inl.h"
 
 namespace fastconv::depth_max_pool::FASTCONV_ISA {
 
@@ -30,208 +21,266 @@ struct Inside {
 };
 FASTCONV_INLINE Inside inside(const Axis& axis, int64_t output) {
   const int64_t start = output * axis.stride - axis.pad;
-  return {first_tap(start, 1), end_tap(start, axis)};
+  return {max_of(0, -start), min_of(axis.kernel, axis.in - start)};
 }
 
-template <class T, bool kTrack, Access kAccess>
+// Outputs [begin, end) of an axis, and the inputs that they read.
+struct Part {
+  int64_t begin, end, in_begin, in_end;
+
+  FASTCONV_INLINE int64_t inputs() const { return in_end - in_begin; }
+};
+FASTCONV_INLINE Part part_of(const Axis& axis, int64_t length, int64_t index) {
+  const int64_t begin = index * length, end = min_of(axis.out, begin + length);
+  return {begin, end, max_of(0, begin * axis.stride - axis.pad),
+          min_of(axis.in, (end - 1) * axis.stride - axis.pad + axis.kernel)};
+}
+
+template <class T, class Maxima>
 struct StagedRun {
-  using A = Accum<T>;
-  using I = IntLane<A>;
-  static constexpr int kL = kLanes<A>;
+  using V = typename Maxima::V;
+  using Seen = typename Maxima::Seen;
+  using Array = typename Maxima::Array;
+  using Index = typename Maxima::Index;
+  static constexpr int kL = Maxima::kL;
 
   const Forward& p;
-  const Axis &channels, &depth, &height, &width;
   Stages s;
   Codes codes;
-  Loader<A, kAccess> load_strided;
-  A* input;   // [row][pitch]
-  A* rows;    // [row][columns], and the winners' codes
-  A* planes;  // [plane][output row][output column]
-  I *row_codes, *plane_codes;
-  I* first_codes;  // what `row_codes` start with
+  const Axis &row, &column;  // the two inner axes, in the order of memory
+  int64_t row_code, column_code;
+  Tap* taps;                                       // of the outer axes
+  Array merged, line, spread;                      // see stages_of()
+  bool short_rows;                                 // a row and a lane of padding fit into a vector
+  Index inside_row, lane_of[Stages::kMostKernel];  // then: its lanes, and those of each tap
+  int64_t count = 0;
 
   StagedRun(const Forward& p_in, void* scratch)
       : p(p_in),
-        channels(p.axis[0]),
-        depth(p.axis[1]),
-        height(p.axis[2]),
-        width(p.axis[3]),
         s(stages_of(p)),
         codes(codes_of(p)),
-        load_strided(width.stride, width.stride) {
-    input = static_cast<A*>(scratch);
-    rows = input + s.input_elements();
-    planes = rows + s.row_elements();
-    first_codes = reinterpret_cast<I*>(planes + s.plane_elements());
-    row_codes = first_codes + s.row_elements();
-    plane_codes = row_codes + s.row_elements();
-    for (int64_t i = 0; i < s.input_elements(); ++i) input[i] = kLowest<A>;
-    // Vectors read on where rows and planes end: into numbers that are not wanted, but are there.
-    std::memset(rows, 0, (s.row_elements() + s.plane_elements()) * sizeof(A));
-    if constexpr (kTrack) {
-      std::memset(row_codes, 0, (s.row_elements() + s.plane_elements()) * sizeof(I));
-      for (int64_t i = 0, column = 0; i < s.row_elements(); ++i) {
-        const int64_t first = first_tap(column * width.stride - width.pad, 1);
-        first_codes[i] = static_cast<I>(first * codes.code[3]);
-        if (++column == s.columns) column = 0;
+        row(p.axis[s.axis[2]]),
+        column(p.axis[s.axis[3]]),
+        row_code(codes.code[s.axis[2]]),
+        column_code(codes.code[s.axis[3]]),
+        taps(static_cast<Tap*>(scratch)),
+        merged(Maxima::array(taps + s.taps, s.elements())),
+        line(merged + s.merged_elements()),
+        spread(line + s.line_elements()),
+        short_rows(kPermutes<typename Maxima::Element> && column.in < kL && column.out <= kL) {
+    for (int64_t i = 0; i < s.elements(); i += kL) (merged + i).store(Maxima::lowest());
+    if (!short_rows) return;
+    for (int i = 0; i < kL; ++i) {
+      inside_row[i] = i < column.in ? -1 : 0;
+      for (int64_t k = 0; k < column.kernel; ++k) {
+        const int64_t at = i * column.stride - column.pad + k;
+        lane_of[k][i] = at >= 0 && at < column.in ? at : kL - 1;
       }
     }
   }
 
-  static FASTCONV_INLINE Ints<A> load_codes(const I* at) {
-    Ints<A> v;
-    std::memcpy(&v, at, sizeof v);
+  // n elements at x and their taps on the outer axes.
+  void merge(const T* x, int64_t n, Array to, Seen& seen) const {
+    for (int64_t i = 0; i < n; i += kL, to = to + kL) {
+      const int lanes = static_cast<int>(min_of(kL, n - i));
+      V best = Maxima::of(x + taps[0].offset + i, lanes, taps[0].code, seen);
+      for (int64_t t = 1; t < count; ++t) {
+        Maxima::take(best, Maxima::of(x + taps[t].offset + i, lanes, taps[t].code, seen));
+      }
+      to.store(best);
+    }
+  }
+
+  // Taps [k.lo, k.hi) of the row axis, the first of which is at `at`.
+  FASTCONV_INLINE V reduce_rows(Array at, const Inside& k, int64_t width) const {
+    V best = Maxima::later(at.load(), k.lo * row_code);
+    for (int64_t t = k.lo + 1; t < k.hi; ++t) {
+      at = at + width;
+      Maxima::meet(best, Maxima::later(at.load(), t * row_code));
+    }
+    return best;
+  }
+
+  // The windows of a row that is one vector.
+  FASTCONV_INLINE V reduce_short(V v) const {
+    if constexpr (kPermutes<typename Maxima::Element>) {
+      const V padded = Maxima::select(inside_row, v, Maxima::lowest());
+      v = Maxima::permute(padded, lane_of[0]);
+      for (int64_t k = 1; k < column.kernel; ++k) {
+        Maxima::meet(v, Maxima::later(Maxima::permute(padded, lane_of[k]), k * column_code));
+      }
+    }
     return v;
   }
-  static FASTCONV_INLINE void store_stage(A* at, I* code_at, Vec<A> best, Ints<A> code) {
-    store(at, best);
-    if constexpr (kTrack) std::memcpy(code_at, &code, sizeof code);
-  }
 
-  // `best` and `code` go on with a later stage's element, whose code is `more` larger.
-  static FASTCONV_INLINE void start(Vec<A>& best, Ints<A>& code, const A* at, const I* code_at,
-                                    int64_t more) {
-    best = load(at);
-    if constexpr (kTrack) code = load_codes(code_at) + set1_int<A>(more);
-  }
-  static FASTCONV_INLINE void go_on(Vec<A>& best, Ints<A>& code, const A* at, const I* code_at,
-                                    int64_t more) {
-    if constexpr (kTrack) {
-      take_later(best, code, load(at), load_codes(code_at) + set1_int<A>(more));
-    } else {
-      take_max(best, load(at));
+  // kL windows, one after the other, the first of which begins at `at`.
+  FASTCONV_INLINE V reduce_unit(Array at) const {
+    V best = at.load();
+    for (int64_t k = 1; k < column.kernel; ++k) {
+      Maxima::meet(best, Maxima::later((at + k).load(), k * column_code));
     }
+    return best;
   }
-
-  // Rows [h0, h0 + count) of a plane, whose row 0 is x, become rows of `input` from `row` on.
-  void copy_rows(const T* x, int64_t h0, int64_t count, int64_t row) const {
-    const int64_t n = min_of(width.in, s.pitch - width.pad);
-    A* to = input + row * s.pitch + width.pad;
-    const T* from = x + h0 * p.x_strides.axis[2];
-    for (int64_t h = 0; h < count; ++h, to += s.pitch, from += p.x_strides.axis[2]) {
-      for (int64_t i = 0; i < n; i += kL) store(to + i, load_range(from + i, 0, n - i, kLowest<A>));
-    }
-  }
-
-  void reduce_rows(int64_t count) const {
-    for (int64_t i = 0; i < count * s.columns; i += kL) {
-      const A* at = input + i * width.stride;
-      Vec<A> best = set1<A>(kLowest<A>);
-      Ints<A> code;
-      if constexpr (kTrack) code = load_codes(first_codes + i);
-      for (int64_t k = 0; k < width.kernel; ++k) {
-        if constexpr (kTrack) {
-          take_max(best, code, load_strided(at + k), k * codes.code[3]);
-        } else {
-          take_max(best, load_strided(at + k));
-        }
+  FASTCONV_INLINE V reduce_pairs(Array at) const {
+    V low = at.load(), high = (at + kL).load(), best = Maxima::even(low, high);
+    for (int64_t k = 1; k < column.kernel; ++k) {
+      if (k % 2 == 0) {
+        low = (at + k).load();
+        high = (at + k + kL).load();
       }
-      store_stage(rows + i, row_codes + i, best, code);
+      const V v = k % 2 == 0 ? Maxima::even(low, high) : Maxima::odd(low, high);
+      Maxima::meet(best, Maxima::later(v, k * column_code));
+    }
+    return best;
+  }
+
+  // `line`, padded, to n elements of y.
+  FASTCONV_INLINE void reduce_columns(int64_t y_at, int64_t n, Seen& seen) const {
+    const int64_t stride = column.stride;
+    if (stride > 2) {
+      for (int64_t i = 0; i < n * stride; i += kL) (spread + i).store(reduce_unit(line + i));
+      for (int64_t i = 1; i < n; ++i) (spread + i).copy(spread + i * stride);
+    }
+    for (int64_t j = 0; j < n; j += kL) {
+      const V best = stride == 1   ? reduce_unit(line + j)
+                     : stride == 2 ? reduce_pairs(line + 2 * j)
+                                   : (spread + j).load();
+      Maxima::write(p, y_at + j, best, static_cast<int>(min_of(kL, n - j)), seen);
     }
   }
 
-  // Output rows [y0, y1) of a plane; `rows` has rows from h0 on of each plane from kd.lo on.
-  void reduce_plane(int64_t slot, Inside kd, int64_t y0, int64_t y1, int64_t h0,
-                    int64_t count) const {
-    for (int64_t y = y0; y < y1; ++y) {
-      const Inside kh = inside(height, y);
-      const int64_t to = slot * s.plane() + (y - y0) * width.out;
-      const int64_t h = y * height.stride - height.pad - h0;
-      for (int64_t j = 0; j < width.out; j += kL) {
-        Vec<A> best;
-        Ints<A> code;
-        for (int64_t d = kd.lo; d < kd.hi; ++d) {
-          for (int64_t k = kh.lo; k < kh.hi; ++k) {
-            const int64_t at = ((d - kd.lo) * count + h + k) * s.columns + j;
-            const int64_t more = d * codes.code[1] + k * codes.code[2];
-            if (d == kd.lo && k == kh.lo) {
-              start(best, code, rows + at, row_codes + at, more);
-            } else {
-              go_on(best, code, rows + at, row_codes + at, more);
-            }
+  // Coordinates of an output on the two outer axes.
+  struct Place {
+    int64_t n, first, second;
+  };
+
+  // What the scan of depth_max_pool.h finds for one output.
+  void scan(const Place& place, int64_t y, int64_t j, int64_t y_at) const {
+    int64_t start[kAxes];
+    const int64_t out[kAxes] = {place.first, place.second, y, j};
+    Inside in[kAxes];
+    const T* x = static_cast<const T*>(p.x) + place.n * p.x_strides.n;
+    for (int i = 0; i < kAxes; ++i) {
+      const int a = s.axis[i];
+      in[a] = inside(p.axis[a], out[i]);
+      start[a] = out[i] * p.axis[a].stride - p.axis[a].pad;
+    }
+    const T* winner = nullptr;
+    int64_t code = 0;
+    const int64_t* step = p.x_strides.axis;
+    for (int64_t c = in[0].lo; c < in[0].hi; ++c) {
+      for (int64_t d = in[1].lo; d < in[1].hi; ++d) {
+        for (int64_t h = in[2].lo; h < in[2].hi; ++h) {
+          for (int64_t w = in[3].lo; w < in[3].hi; ++w) {
+            const T* at = x + (start[0] + c) * step[0] + (start[1] + d) * step[1] +
+                          (start[2] + h) * step[2] + (start[3] + w) * step[3];
+            const auto v = to_float(*at);
+            if (winner != nullptr && !(v > to_float(*winner)) && v == v) continue;
+            winner = at;
+            code = c * codes.code[0] + d * codes.code[1] + h * codes.code[2] + w * codes.code[3];
           }
         }
-        store_stage(planes + to + j, plane_codes + to + j, best, code);
       }
+    }
+    static_cast<T*>(p.y)[y_at] = *winner;
+    if (p.index_type == IndexType::kUint8) {
+      static_cast<uint8_t*>(p.index)[y_at] = static_cast<uint8_t>(code);
+    } else if (p.index_type == IndexType::kInt32) {
+      static_cast<int32_t*>(p.index)[y_at] = static_cast<int32_t>(code);
     }
   }
 
-  // `count` elements of y from the planes of one window, the first of which would be `slot`.
-  void reduce_channels(int64_t slot, Inside kc, int64_t count, int64_t y_at) const {
-    for (int64_t i = 0; i < count; i += kL) {
-      Vec<A> best;
-      Ints<A> code;
-      int64_t k = kc.lo, at = (slot + k) * s.plane() + i;
-      start(best, code, planes + at, plane_codes + at, k * codes.code[0]);
-      while (++k < kc.hi) {
-        at += s.plane();
-        go_on(best, code, planes + at, plane_codes + at, k * codes.code[0]);
+  void tile(const T* x, const Place& place, int64_t y_at, const Part& rows,
+            const Part& columns) const {
+    const int64_t width = columns.inputs(), row_step = p.x_strides.axis[s.axis[2]];
+    const T* from = x + rows.in_begin * row_step + columns.in_begin;
+    Seen seen;
+    if (row_step == width) {
+      merge(from, rows.inputs() * width, merged, seen);
+    } else {
+      for (int64_t i = 0; i < rows.inputs(); ++i) {
+        merge(from + i * row_step, width, merged + i * width, seen);
       }
-      const int n = static_cast<int>(min_of(kL, count - i));
-      store_exact(static_cast<T*>(p.y) + y_at + i, best, n);
-      if constexpr (kTrack) store_codes<A>(p.index_type, p.index, y_at + i, code, n, 0, 0);
+    }
+    const int64_t y_step = p.y_strides.axis[s.axis[2]], n = columns.end - columns.begin;
+    const int64_t lead = columns.in_begin - (columns.begin * column.stride - column.pad);
+    const int64_t padded = (n - 1) * column.stride + column.kernel;
+    y_at += rows.begin * y_step + columns.begin;
+    for (int64_t i = 0; i < lead; i += kL) (line + i).store(Maxima::lowest());
+    for (int64_t y = rows.begin, at = y_at; y < rows.end; ++y, at += y_step) {
+      const Inside k = inside(row, y);
+      const Array first = merged + (y * row.stride - row.pad - rows.in_begin + k.lo) * width;
+      if (short_rows) {
+        const V best = reduce_short(reduce_rows(first, k, width));
+        Maxima::write(p, at, best, static_cast<int>(n), seen);
+      } else if (column.is_plain()) {
+        for (int64_t i = 0; i < n; i += kL) {
+          const V best = reduce_rows(first + i, k, width);
+          Maxima::write(p, at + i, best, static_cast<int>(min_of(kL, n - i)), seen);
+        }
+      } else {
+        const Array to = line + lead;
+        for (int64_t i = 0; i < width; i += kL) (to + i).store(reduce_rows(first + i, k, width));
+        for (int64_t i = width; i < padded - lead; i += kL) (to + i).store(Maxima::lowest());
+        reduce_columns(at, n, seen);
+      }
+    }
+    if (!seen.any()) return;
+    for (int64_t y = rows.begin; y < rows.end; ++y, y_at += y_step) {
+      for (int64_t j = 0; j < n; ++j) scan(place, y, columns.begin + j, y_at + j);
     }
   }
 
-  void task(int64_t n, int64_t z, int64_t c0, int64_t c1, int64_t y0, int64_t y1) const {
-    const Inside kd = inside(depth, z);
-    const int64_t d0 = z * depth.stride - depth.pad;
-    const int64_t h0 = max_of(0, y0 * height.stride - height.pad);
-    const int64_t h1 = min_of(height.in, (y1 - 1) * height.stride - height.pad + height.kernel);
-    const int64_t first = c0 * channels.stride - channels.pad;
-    const int64_t in0 = max_of(0, first);
-    const int64_t in1 =
-        min_of(channels.in, (c1 - 1) * channels.stride - channels.pad + channels.kernel);
-    for (int64_t c = in0; c < in1; ++c) {
-      const T* x = static_cast<const T*>(p.x) + n * p.x_strides.n + c * p.x_strides.axis[0];
-      for (int64_t d = kd.lo; d < kd.hi; ++d) {
-        copy_rows(x + (d0 + d) * p.x_strides.axis[1], h0, h1 - h0, (d - kd.lo) * (h1 - h0));
+  void tasks(int64_t begin, int64_t end) {
+    const int a0 = s.axis[0], a1 = s.axis[1];
+    const Axis &first = p.axis[a0], &second = p.axis[a1];
+    const int64_t bands = ceil_div(row.out, s.rows), pieces = ceil_div(column.out, s.columns);
+    int64_t piece = begin % pieces, band = begin / pieces % bands;
+    int64_t rest = begin / pieces / bands;
+    Place place{rest / second.out / first.out, rest / second.out % first.out, rest % second.out};
+    bool fresh = true;
+    const T* x = nullptr;
+    int64_t y_at = 0;
+    for (int64_t task = begin; task < end; ++task) {
+      if (fresh) {
+        const Inside k0 = inside(first, place.first), k1 = inside(second, place.second);
+        const int64_t step0 = p.x_strides.axis[a0], step1 = p.x_strides.axis[a1];
+        count = 0;
+        for (int64_t i = k0.lo; i < k0.hi; ++i) {
+          for (int64_t j = k1.lo; j < k1.hi; ++j) {
+            taps[count++] = {i * step0 + j * step1, i * codes.code[a0] + j * codes.code[a1]};
+          }
+        }
+        x = static_cast<const T*>(p.x) + place.n * p.x_strides.n +
+            (place.first * first.stride - first.pad) * step0 +
+            (place.second * second.stride - second.pad) * step1;
+        y_at = place.n * p.y_strides.n + place.first * p.y_strides.axis[a0] +
+               place.second * p.y_strides.axis[a1];
       }
-      reduce_rows((kd.hi - kd.lo) * (h1 - h0));
-      reduce_plane(c - in0, kd, y0, y1, h0, h1 - h0);
-    }
-    const int64_t y_at = n * p.y_strides.n + z * p.y_strides.axis[1] + y0 * width.out;
-    for (int64_t c = c0; c < c1; ++c) {
-      reduce_channels(c * channels.stride - channels.pad - in0, inside(channels, c),
-                      (y1 - y0) * width.out, y_at + c * p.y_strides.axis[0]);
-    }
-  }
-
-  void tasks(int64_t begin, int64_t end) const {
-    const int64_t bands = ceil_div(height.out, s.rows);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t y0 = i % bands * s.rows, z = i / bands % depth.out;
-      const int64_t rest = i / bands / depth.out, blocks = ceil_div(channels.out, s.channels);
-      const int64_t c0 = rest % blocks * s.channels;
-      task(rest / blocks, z, c0, min_of(channels.out, c0 + s.channels), y0,
-           min_of(height.out, y0 + s.rows));
+      // Whole rows follow one another in memory.
+      const Part columns =
+          pieces > 1 ? part_of(column, s.columns, piece) : Part{0, column.out, 0, column.in};
+      tile(x, place, y_at, part_of(row, s.rows, band), columns);
+      fresh = ++piece == pieces && (piece = 0, ++band) == bands;
+      if (!fresh) continue;
+      band = 0;
+      if (++place.second < second.out) continue;
+      place.second = 0;
+      if (++place.first < first.out) continue;
+      place.first = 0;
+      ++place.n;
     }
   }
 };
 
-template <class T, bool kTrack>
-void stages_tracked(const Forward& p, void* scratch, int64_t begin, int64_t end) {
-  constexpr Access kOther = kMaxPermuteStep > 0 ? Access::kPermute : Access::kGather;
-  switch (access_of(p.axis[3].stride)) {
-    case Access::kUnit:
-      return StagedRun<T, kTrack, Access::kUnit>(p, scratch).tasks(begin, end);
-    case Access::kTwo:
-      return StagedRun<T, kTrack, Access::kTwo>(p, scratch).tasks(begin, end);
-    case Access::kFour:
-      return StagedRun<T, kTrack, Access::kFour>(p, scratch).tasks(begin, end);
-    default:
-      return StagedRun<T, kTrack, kOther>(p, scratch).tasks(begin, end);
-  }
-}
-
 template <class T>
 void forward_typed(const Forward& p, void* scratch, int64_t begin, int64_t end) {
   const bool tracked = p.index_type != IndexType::kNone;
-  if (in_stages(p)) {
-    (tracked ? stages_tracked<T, true> : stages_tracked<T, false>)(p, scratch, begin, end);
-  } else {
-    (tracked ? forward_tracked<T, true> : forward_tracked<T, false>)(p, scratch, begin, end);
+  if (!in_stages(p)) {
+    return (tracked ? forward_tracked<T, true> : forward_tracked<T, false>)(p, scratch, begin, end);
   }
+  if (tracked) return StagedRun<T, Winners<T>>(p, scratch).tasks(begin, end);
+  StagedRun<T, Untracked<T>>(p, scratch).tasks(begin, end);
 }
 
 void forward(const Forward& p, void* scratch, int64_t begin, int64_t end) {

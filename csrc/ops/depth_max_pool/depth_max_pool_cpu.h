@@ -17,72 +17,83 @@ constexpr int64_t kRunPiece = 4096;
 constexpr int64_t pieces_of(int64_t run) { return ceil_div(run, kRunPiece); }
 constexpr int64_t forward_pieces(const Forward& p) { return pieces_of(p.axis[p.inner].out); }
 
-// Windows over rows of pixels, one axis after the other: see cpu_stages-inl.h.
+// Windows over several axes, one axis after the other: see cpu_stages-inl.h.
 struct Stages {
-  int64_t channels, rows;  // outputs of a task
-  int64_t input_rows;      // staged at a time
-  int64_t pitch, columns;  // of an input row, and of its maxima
-  int64_t width, slots;    // columns of the planes, and how many of them
+  int axis[kAxes];        // in the order of memory, outermost first: rows are [2], columns [3]
+  int64_t rows, columns;  // outputs of a task
+  int64_t input_rows, input_columns;
+  int64_t taps;     // on the outer axes
+  int64_t padding;  // what windows reach beyond `columns` strides
 
   // Vectors may read and write so much beyond.
-  static constexpr int64_t kOver = 16;
+  static constexpr int64_t kOver = 64;
+  static constexpr int64_t kMostKernel = 16;
 
-  constexpr int64_t plane() const { return rows * width; }
-  constexpr int64_t input_elements() const { return (input_rows + kOver) * pitch + 64 * kOver; }
-  constexpr int64_t row_elements() const { return input_rows * columns + 2 * kOver; }
-  constexpr int64_t plane_elements() const { return slots * plane() + 2 * kOver; }
+  // The maxima of input rows over the outer axes; those of one row over rows, with padding; and of
+  // those, where outputs are several apart, all that neighbour one another.
+  constexpr int64_t merged_elements() const { return input_rows * input_columns + 2 * kOver; }
+  constexpr int64_t line_elements() const { return padding + kOver; }
+  constexpr int64_t elements() const {
+    return round_up(merged_elements() + 2 * line_elements(), kOver);
+  }
 };
 
-// Long rows fill vectors as they are, and are better read once from where they lie.  (One thread of
-// a Zen 4, 1x3x3 at stride 2: 8x128x56x56 1.9 -> 1.7 ms, but 8x64x112x112 2.9 -> 6.4.)
+// Of an element there, with its winner if that is wanted.
+constexpr int64_t maximum_bytes(const Forward& p) {
+  const int64_t value = p.dtype == Dtype::kFloat64 ? 8 : 4;
+  return p.index_type == IndexType::kNone ? element_size(p.dtype) : 2 * value;
+}
+
 constexpr bool in_stages(const Forward& p) {
-  constexpr int64_t kMostStride = 4, kMostKernel = 16, kMostColumns = 32;
+  int axes = 0;
   for (const Axis& a : p.axis) {
-    if (a.dilation > 1 || a.stride > a.kernel || a.stride > kMostStride || a.kernel > kMostKernel) {
-      return false;
-    }
+    if (a.dilation > 1 || a.stride > a.kernel || a.kernel > Stages::kMostKernel) return false;
+    axes += a.kernel > 1 ? 1 : 0;
   }
-  const bool dense = p.axis[2].out == 1 || p.y_strides.axis[2] == p.axis[3].out;
-  return p.inner == 3 && p.axis[3].kernel > 1 && p.axis[3].out <= kMostColumns &&
-         p.x_strides.axis[3] == 1 && dense && p.index_type != IndexType::kInt64;
+  return axes > 1 && p.x_strides.axis[p.inner] == 1 && p.index_type != IndexType::kInt64;
 }
 
 constexpr Stages stages_of(const Forward& p) {
-  constexpr int64_t kTasks = 32, kRowElements = 4 << 10, kPlaneElements = 8 << 10;  // stay in L1
-  const auto& [channels, depth, height, width] = p.axis;
-  Stages s{};
+  constexpr int64_t kMergedBytes = 24 << 10, kTasks = 32, kOver = Stages::kOver;  // stay in L1
+  const int first = p.inner == 0 ? 1 : 0;
+  Stages s{{first, first + 1, first + 2, p.inner}, 0, 0, 0, 0, 0, 0};
+  const Axis &row = p.axis[s.axis[2]], &column = p.axis[p.inner];
   const auto reads = [](const Axis& a, int64_t outputs) {
     return min_of(a.in, (outputs - 1) * a.stride + a.kernel);
   };
-  s.width = width.out;
-  s.pitch = round_up((width.out - 1) * width.stride + width.kernel, width.stride);
-  s.columns = s.pitch / width.stride;
-  const int64_t row = s.pitch * depth.kernel;
-  const int64_t rows = max_of(1, min_of(kRowElements / row / height.stride,
-                                        kPlaneElements / (channels.kernel * width.out)));
-  s.rows = ceil_div(height.out, ceil_div(height.out, rows));
-  s.input_rows = min_of(depth.in, depth.kernel) * reads(height, s.rows);
-  const int64_t images = p.batch * depth.out * ceil_div(height.out, s.rows);
-  const int64_t fitting = max_of(1, kPlaneElements / s.plane() / channels.stride);
-  const int64_t spread = max_of(channels.kernel, channels.out * images / kTasks);
-  s.channels = min_of(channels.out, min_of(fitting, spread));
-  s.slots = reads(channels, s.channels);
+  const int64_t elements = kMergedBytes / maximum_bytes(p);
+  s.columns = column.out;
+  s.input_columns = column.in;
+  if (reads(row, 1) * column.in > elements) {
+    const int64_t fitting = (elements / reads(row, 1) - column.kernel) / column.stride;
+    s.columns = min_of(column.out, max_of(kOver, fitting / kOver * kOver));
+    s.input_columns = s.columns < column.out ? reads(column, s.columns) : column.in;
+  }
+  const int64_t fitting = (elements / s.input_columns - row.kernel) / row.stride + 1;
+  const int64_t others = p.out_elements() / row.out / column.out;
+  const int64_t spread = ceil_div(row.out * others, kTasks);
+  const int64_t rows = max_of(1, min_of(row.out, min_of(fitting, spread)));
+  s.rows = ceil_div(row.out, ceil_div(row.out, rows));
+  s.input_rows = reads(row, s.rows);
+  s.taps = p.axis[s.axis[0]].kernel * p.axis[s.axis[1]].kernel;
+  s.padding = (s.columns + kOver) * column.stride + column.kernel;
   return s;
 }
 constexpr int64_t stages_bytes(const Forward& p) {
   const Stages s = stages_of(p);
-  const int64_t size = p.dtype == Dtype::kFloat64 ? 8 : 4;
-  return size * (s.input_elements() + 3 * s.row_elements() + 2 * s.plane_elements());
+  return s.taps * 16 + maximum_bytes(p) * s.elements();
 }
 constexpr int64_t forward_tasks(const Forward& p) {
   if (!in_stages(p)) return p.out_elements() / p.axis[p.inner].out * forward_pieces(p);
   const Stages s = stages_of(p);
-  return p.batch * ceil_div(p.axis[0].out, s.channels) * p.axis[1].out *
-         ceil_div(p.axis[2].out, s.rows);
+  const Axis &row = p.axis[s.axis[2]], &column = p.axis[p.inner];
+  return p.out_elements() / row.out / column.out * ceil_div(row.out, s.rows) *
+         ceil_div(column.out, s.columns);
 }
 // Nanoseconds, roughly.
 constexpr int64_t forward_work(const Forward& p) {
-  return in_stages(p) ? p.in_elements() / 2 : p.out_elements() * p.taps() / 4;
+  if (!in_stages(p)) return p.out_elements() * p.taps() / 4;
+  return p.in_elements() / 8 + p.out_elements() / p.axis[p.inner].out * 10;
 }
 
 constexpr int64_t gather_pieces(const Backward& p) {
@@ -105,14 +116,17 @@ struct Slabs {
 };
 
 constexpr Slabs slabs_of(const Backward& p) {
-  constexpr int64_t kElements = 32768;  // stays in L2
+  // Stays in L2.  Windows that reach into two slabs are visited twice: thin ones may take more.
+  constexpr int64_t kElements = 32 << 10, kMostElements = 128 << 10, kSteps = 4;
   const int first = p.inner == 0 ? 1 : 0;
   int axis = first;
   while (axis < first + 3 && p.axis[axis % kAxes].in == 1) ++axis;
   axis %= kAxes;
   const Axis& a = p.axis[axis];
   const int64_t plane = p.in_elements() / p.batch / a.in;
-  const int64_t length = min_of(a.in, round_up(max_of(1, kElements / plane), a.stride));
+  const int64_t thick = min_of(kSteps * a.stride, kMostElements / plane);
+  const int64_t length =
+      min_of(a.in, round_up(max_of(1, max_of(kElements / plane, thick)), a.stride));
   return {axis, length, plane, ceil_div(a.in, length)};
 }
 
