@@ -29,9 +29,10 @@ MAX_ROUNDS = 100
 SLOW_SHARE = 0.2
 SLOW_ROUNDS = 3
 # One that takes this many budgets a call has had its samples when its warm-up ends, and one that
-# takes so many seconds is called once.
+# takes so many seconds is called once; or fewer, if that is so many times what another one takes.
 GLACIAL_SHARE = 2.0
 ONCE_S = 2.0
+FAR_S, FAR_TIMES = 0.1, 10.0
 
 Contender = Callable[[], Any]
 
@@ -80,8 +81,11 @@ def geomean(values: Iterable[float]) -> float:
 
 
 class Clock(Protocol):
-    def warm_up(self, call: Contender) -> tuple[float, float | None]:
-        """Runs `call` until it is warm: seconds a call, and the host's share where it differs."""
+    def warm_up(self, call: Contender, fastest: float) -> tuple[float, float | None]:
+        """Runs `call` until it is warm: seconds a call, and the host's share where it differs.
+
+        The fastest of those before took `fastest` seconds.
+        """
 
     def sample(self, call: Contender, inner: int) -> Any:
         """Times `inner` calls; the result means something to `resolve` only."""
@@ -96,13 +100,14 @@ class Clock(Protocol):
 class CpuClock:
     """Wall time.  Tensors stay in whatever cache holds them, as between two layers of a network."""
 
-    def warm_up(self, call: Contender) -> tuple[float, None]:
+    def warm_up(self, call: Contender, fastest: float = math.inf) -> tuple[float, None]:
         best, spent = math.inf, 0.0
+        once = min(ONCE_S, max(FAR_S, FAR_TIMES * fastest))
         for done in range(10):
             seconds = self.sample(call, 1)
             best, spent = min(best, seconds), spent + seconds
             # Twice at least: the first call may pay for memory that the others find mapped.
-            if spent > 0.03 and (done or spent > ONCE_S):
+            if spent > 0.03 and (done or spent > once):
                 break
         if best < MIN_SAMPLE_S / 10:  # the clock itself had a share in that
             best = min(best, self.sample(call, math.ceil(MIN_SAMPLE_S / 10 / best)))
@@ -140,7 +145,7 @@ class CudaClock:
         self._flush = torch.empty(max(4 * l2, 256 << 20), dtype=torch.int8, device=self.device)
         self._wait: WeakKeyDictionary[Contender, int] = WeakKeyDictionary()
 
-    def warm_up(self, call: Contender) -> tuple[float, float]:
+    def warm_up(self, call: Contender, fastest: float = math.inf) -> tuple[float, float]:
         for _ in range(3):
             call()
         self._torch.cuda.synchronize(self.device)
@@ -216,7 +221,8 @@ def measure(
     hosts: dict[str, float | None] = {}
     for name, call in contenders.items():
         try:
-            estimates[name], hosts[name] = clock.warm_up(call)
+            fastest = min(estimates.values(), default=math.inf)
+            estimates[name], hosts[name] = clock.warm_up(call, fastest)
         except Exception as error:
             if failed is None:
                 raise

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class FakeClock:
     def __init__(self):
         self.order = []
 
-    def warm_up(self, call):
+    def warm_up(self, call, fastest):
         return call(), None
 
     def sample(self, call, inner):
@@ -97,6 +98,13 @@ def test_cpu_clock_repeats_short_calls():
     assert stats.inner > 1000
     assert 0 < stats.min <= stats.q1 <= stats.median <= stats.q3
     assert clock.inner(1.0) == 1
+
+
+@pytest.mark.parametrize(("fastest", "calls"), [(math.inf, 2), (0.04, 2), (0.001, 1)])
+def test_cpu_clock_calls_what_is_far_slower_once(fastest, calls):
+    ran = []
+    timing.CpuClock().warm_up(lambda: ran.append(time.sleep(0.2)), fastest)
+    assert len(ran) == calls
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

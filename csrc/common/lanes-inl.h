@@ -92,21 +92,80 @@ FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
 
 #elif FASTCONV_LEVEL == 1
 
-// The same without masks, for the ends of long rows.
+// The same for rows of at least a vector.  16-bit types have no masked loads: a vector that lies
+// inside the row is loaded, and its lanes move `shift` places.
 template <class A>
-struct LaneRange {
+struct LaneRange;
+template <>
+struct LaneRange<float> {
+  __m256i mask, from;
+  int shift, count;
+  bool empty() const { return count == 0; }
+};
+template <>
+struct LaneRange<double> {
   int first, last;
   bool empty() const { return first == last; }
 };
 template <class A>
 FASTCONV_INLINE LaneRange<A> lane_range(int first, int last) {
-  return {first, last};
+  if constexpr (sizeof(A) == 8) {
+    return {first, last};
+  } else {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i mask = _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(first - 1)),
+                                          _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane));
+    const int shift = first > 0 ? first : last - kLanes<float>;
+    return {mask, _mm256_sub_epi32(lane, _mm256_set1_epi32(shift)), shift, last - first};
+  }
 }
-template <class T>
-FASTCONV_INLINE Vec<Accum<T>> load_range(const T* p, const LaneRange<Accum<T>>& r) {
-  T lanes[kLanes<Accum<T>>] = {};
+FASTCONV_INLINE VecF64 load_range(const double* p, const LaneRange<double>& r) {
+  double lanes[kLanes<double>] = {};
   for (int i = r.first; i < r.last; ++i) lanes[i] = p[i];
   return load(lanes);
+}
+FASTCONV_INLINE VecF32 load_range(const float* p, const LaneRange<float>& r) {
+  return (VecF32)_mm256_maskload_ps(p, r.mask);
+}
+template <class H>
+FASTCONV_INLINE VecF32 load_range(const H* p, const LaneRange<float>& r) {
+  if (r.count == kLanes<float>) return load(p);
+  if (r.count == 0) return VecF32{};
+  const __m256 v = _mm256_permutevar8x32_ps((__m256)load(p + r.shift), r.from);
+  return (VecF32)_mm256_and_ps(v, (__m256)r.mask);
+}
+// Ranges from the first lane on.
+FASTCONV_INLINE void store_range(float* p, VecF32 v, const LaneRange<float>& r) {
+  if (r.count == kLanes<float>) {
+    store(p, v);
+  } else {
+    _mm256_maskstore_ps(p, r.mask, (__m256)v);
+  }
+}
+template <class H>
+FASTCONV_INLINE void store_range(H* p, VecF32 v, const LaneRange<float>& r) {
+  store_n(p, v, r.count);
+}
+FASTCONV_INLINE VecF32 fma_range(VecF32 a, VecF32 b, VecF32 c, const LaneRange<float>& r) {
+  return fma((VecF32)_mm256_and_ps((__m256)a, (__m256)r.mask), b, c);
+}
+FASTCONV_INLINE VecF32 even_lanes(VecF32 low, VecF32 high) {
+  const __m256d v = (__m256d)_mm256_shuffle_ps((__m256)low, (__m256)high, 0x88);
+  return (VecF32)_mm256_permute4x64_pd(v, 0xd8);
+}
+FASTCONV_INLINE VecF32 odd_lanes(VecF32 low, VecF32 high) {
+  const __m256d v = (__m256d)_mm256_shuffle_ps((__m256)low, (__m256)high, 0xdd);
+  return (VecF32)_mm256_permute4x64_pd(v, 0xd8);
+}
+template <int Shift>
+FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
+  if constexpr (Shift == 0) return low;
+  const __m256i middle = _mm256_permute2x128_si256((__m256i)low, (__m256i)high, 0x21);
+  if constexpr (Shift < 4) {
+    return (VecF32)_mm256_alignr_epi8(middle, (__m256i)low, 4 * Shift);
+  } else {
+    return (VecF32)_mm256_alignr_epi8((__m256i)high, middle, 4 * Shift - 16);
+  }
 }
 
 #endif

@@ -174,7 +174,8 @@ struct Room {
     // These decide on the bits.
     plan.stream = can_stream(plan) && plan.axis[1].out % 2 == 0;
     const bool tiles = plan.engine == Engine::kChannels && !plan.window && !plan.volume;
-    plan.line = plan.line || (tiles && can_line(plan) && plan.axis[2].out % 2 == 0);
+    const bool even = (plan.axis[2].out + plan.out_channels) % 2 == 0;
+    plan.line = plan.line || (tiles && can_line(plan) && even);
     if (check) totals.add(std::string(what) + ":" + kEngines[static_cast<int>(plan.engine)]);
     if (check && plan.stream) totals.add("stream");
     if (check && plan.line) {

@@ -186,8 +186,7 @@ struct Winners {
       return;
     }
 #endif
-    take_where(best, v,
-               (v.value > best.value) | ((v.value == best.value) & (v.code < best.code)));
+    take_where(best, v, (v.value > best.value) | ((v.value == best.value) & (v.code < best.code)));
   }
   static FASTCONV_INLINE void take_where(V& best, const V& v, Ints<A> where) {
     best.value = where ? v.value : best.value;

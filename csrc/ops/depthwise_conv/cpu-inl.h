@@ -54,7 +54,7 @@ int64_t correlation_scratch(const Correlation& p) {
 #if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
 #endif
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kRolling) return RollingScratch<T>().carve(p, nullptr);
 #endif
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
@@ -72,7 +72,7 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
 #if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);
 #endif
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_tasks<T>(p, begin, end, scratch);
     }
@@ -96,7 +96,7 @@ void weight_run(const WeightPlan& p, int64_t begin, int64_t end, void* scratch) 
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_weight_tasks<T>(p, begin, end, scratch);
     if (p.engine == Engine::kBlocked) return blocked_weight_tasks<T>(p, begin, end, scratch);
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_weight_tasks<T>(p, begin, end, scratch);
     }

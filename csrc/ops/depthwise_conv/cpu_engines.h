@@ -123,6 +123,16 @@ inline bool can_roll(const Correlation& c) {
   return c.fan_in == 1 && (kernel == 3 || kernel == 5 || kernel == 7) && c.dtype != Dtype::kFloat64;
 }
 
+// The same for AVX2, whose registers hold the sums of 3x3 filters alone. 16-bit types lose more at
+// the ends of rows.  (One thread, 3x3 at stride 1: rows of 14 outputs 0.79 of the strips' speed, 16
+// 1.24, 18 0.94, 20 1.06, 24 1.63, 28 1.10, 40 to 200 1.3 to 1.9; bf16 up to 33 0.7 to 1, then 1.0
+// to 1.3.  5x5 and 7x7: 0.6 to 1.2.)
+inline bool narrow_rolling_wins(const Correlation& c) {
+  constexpr int64_t kLanes = 8;
+  const int64_t width = c.axis[2].out, least = c.dtype == Dtype::kFloat32 ? 16 : 40;
+  return c.axis[2].kernel == 3 && width >= least && 8 * round_up(width, kLanes) <= 10 * width;
+}
+
 // Whether that beats transposed strips, which skip taps outside the image and fill vectors whatever
 // the width, but spend some 6 more cycles on 16 outputs.  Both do two FMAs a cycle.  At stride 2
 // rolling takes 20, 30 and 52 cycles for a vector, and strips 34, 46 and 62 for 16 outputs; pairs
@@ -132,7 +142,9 @@ inline bool can_roll(const Correlation& c) {
 inline bool rolling_wins(const Correlation& c, Isa isa) {
   constexpr int64_t kVolumeColumns = 24;
   const int64_t width = c.axis[2].out, kernel = c.axis[2].kernel;
+  if (isa == Isa::baseline) return false;
   if (has_volume(c, isa) && width <= kVolumeColumns) return false;
+  if (!is_wide(isa)) return narrow_rolling_wins(c);
   if (c.axis[2].step == 2) {
     const int64_t taken = round_up(width, kWidestLanes);
     return kernel == 3 ? 10 * taken < 16 * width : width > kWidestLanes && 10 * taken < 13 * width;
@@ -162,9 +174,10 @@ inline bool bands_win(const Correlation& c, Isa isa) {
 // Square filters that cpu_rolling_weight-inl.h knows, and images that it can read in place, if they
 // are wide enough to fill its vectors: transposed strips take 16 channels of any width. (8x128x4x4,
 // 3x3: 119 us rolling, 72 by strips; from 24 columns on rolling wins, but for 7x7 in 16 bits.)
-inline bool weight_rolls(const WeightPlan& w) {
+inline bool weight_rolls(const WeightPlan& w, Isa isa) {
   const Axis& height = w.axis[1];
   const Axis& width = w.axis[2];
+  if (isa == Isa::baseline || (!is_wide(isa) && width.kernel > 3)) return false;
   const bool square = height.kernel == width.kernel && height.stride == width.stride &&
                       width.stride <= 2 && height.dilation == 1 && width.dilation == 1;
   return (w.x_strides.sp[2] == 1 || width.in == 1) && (w.dy_strides.sp[2] == 1 || width.out == 1) &&

@@ -44,14 +44,17 @@ inline int64_t clipped_reads(const CorrelationAxis& axis, int64_t outputs) {
   return min_of(hi - lo + 1, max_of(1, axis.in));
 }
 
+inline int64_t tensor_bytes(Dtype dtype, int64_t batch, int64_t channels, int64_t pixels) {
+  return batch * channels * pixels * element_size(dtype);
+}
 inline int64_t result_bytes(const Correlation& c) {
   const int64_t pixels = c.axis[0].out * c.axis[1].out * c.axis[2].out;
-  return c.batch * c.out_channels * pixels * element_size(c.dtype);
+  return tensor_bytes(c.dtype, c.batch, c.out_channels, pixels);
 }
 // Of x and y.
 inline int64_t activation_bytes(const Correlation& c) {
   const int64_t pixels = c.axis[0].in * c.axis[1].in * c.axis[2].in;
-  return c.batch * c.in_channels * pixels * element_size(c.dtype) + result_bytes(c);
+  return tensor_bytes(c.dtype, c.batch, c.in_channels, pixels) + result_bytes(c);
 }
 
 // Columns of a window's task: all of them, but for pixels that fit together badly.

@@ -18,11 +18,12 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-// Shifts of lanes come with the wide levels.
+// Shifts of lanes come with AVX2, whose registers suffice for the smallest filter.
 template <class T>
-constexpr bool kRolls = FASTCONV_LEVEL >= 2 && sizeof(Accum<T>) == 4;
+constexpr bool kRolls = FASTCONV_LEVEL >= 1 && sizeof(Accum<T>) == 4;
+constexpr bool kRollsLarge = kVectorRegisters >= 32;
 
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
 
 // Offsets of an input plane, and of the filter plane that meets it.
 struct RollingPlane {
@@ -75,7 +76,7 @@ struct RollingShape {
                                                                           : 1;
   // 9 weights, or those of a pair, stay in registers beside the sums; more are broadcast from
   // memory, each for V FMAs.
-  static constexpr bool kHold = Flat_ && K == 3;
+  static constexpr bool kHold = Flat_ && K == 3 && kVectorRegisters >= 32;
   static constexpr int kFilters = Paired_ ? V : 1;
   static constexpr int kHeld = kHold ? kFilters * K * K : 1;
 };

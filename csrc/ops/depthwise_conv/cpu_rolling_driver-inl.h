@@ -8,7 +8,7 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
 
 // A pair of channels whose rows are one vector.
 template <int K, int Step, class T>
@@ -23,7 +23,8 @@ void rolling_pair(const RollingStrip<T>& t) {
 // Strips of as many vectors as leave the sums under way in registers.
 template <int K, bool Flat, int Step, class T>
 void rolling_strips(RollingStrip<T> t) {
-  constexpr int kV = kLanes<float>, kMost = Step == 2 ? 2 : K == 7 ? 3 : 4;
+  constexpr int kMany = Step == 2 ? 2 : K == 7 ? 3 : 4, kFew = Step == 2 ? 1 : 3;
+  constexpr int kV = kLanes<float>, kMost = kRollsLarge ? kMany : kFew;
   const int64_t end = t.x1;
   int64_t vectors = ceil_div(end - t.x0, kV);
   for (int64_t strips = ceil_div(vectors, kMost); strips > 0; --strips) {
@@ -34,7 +35,7 @@ void rolling_strips(RollingStrip<T> t) {
         rolling_strip<RollingShape<K, 1, Flat, false, Step>>(t);
         break;
       case 2:
-        rolling_strip<RollingShape<K, 2, Flat, false, Step>>(t);
+        if constexpr (kMost >= 2) rolling_strip<RollingShape<K, 2, Flat, false, Step>>(t);
         break;
       case 3:
         if constexpr (kMost >= 3) rolling_strip<RollingShape<K, 3, Flat, false, Step>>(t);
@@ -140,15 +141,15 @@ class RollingTask {
   }
   template <int Step>
   void run_rows_of(int64_t count) {
-    switch (p_.axis[2].kernel) {
-      case 3:
-        count == 2 ? rolling_pair<3, Step>(t_) : rolling_channel<3, Step>(t_);
-        break;
-      case 5:
+    const int64_t kernel = p_.axis[2].kernel;
+    if (kernel == 3) {
+      count == 2 ? rolling_pair<3, Step>(t_) : rolling_channel<3, Step>(t_);
+    } else if constexpr (kRollsLarge) {
+      if (kernel == 5) {
         count == 2 ? rolling_pair<5, Step>(t_) : rolling_channel<5, Step>(t_);
-        break;
-      default:
+      } else {
         count == 2 ? rolling_pair<7, Step>(t_) : rolling_channel<7, Step>(t_);
+      }
     }
   }
 

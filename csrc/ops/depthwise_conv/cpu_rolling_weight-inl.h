@@ -14,7 +14,7 @@
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
-#if FASTCONV_LEVEL >= 2
+#if FASTCONV_LEVEL >= 1
 
 // One plane of x, and the plane of dy that one (kd) of the filter pairs it with.
 template <class T>
@@ -139,13 +139,10 @@ void gradient_taps(RollingGradient<T> t, float* sums) {
 
 template <int Step, class T>
 void gradient_plane(const RollingGradient<T>& t, int64_t kernel, float* sums) {
-  switch (kernel) {
-    case 3:
-      return gradient_taps<3, Step>(t, sums);
-    case 5:
-      return gradient_taps<5, Step>(t, sums);
-    default:
-      return gradient_taps<7, Step>(t, sums);
+  if (kernel == 3) {
+    gradient_taps<3, Step>(t, sums);
+  } else if constexpr (kRollsLarge) {
+    kernel == 5 ? gradient_taps<5, Step>(t, sums) : gradient_taps<7, Step>(t, sums);
   }
 }
 
