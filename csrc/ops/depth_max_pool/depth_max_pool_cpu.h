@@ -53,7 +53,8 @@ constexpr bool in_stages(const Forward& p) {
   return axes > 1 && p.x_strides.axis[p.inner] == 1 && p.index_type != IndexType::kInt64;
 }
 
-constexpr Stages stages_of(const Forward& p) {
+// (Static: too long to be inlined, it would be a weak symbol in the code of every level.)
+static constexpr Stages stages_of(const Forward& p) {
   constexpr int64_t kMergedBytes = 24 << 10, kTasks = 32, kOver = Stages::kOver;  // stay in L1
   const int first = p.inner == 0 ? 1 : 0;
   Stages s{{first, first + 1, first + 2, p.inner}, 0, 0, 0, 0, 0, 0};
