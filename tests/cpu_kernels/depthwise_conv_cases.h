@@ -262,9 +262,10 @@ inline std::vector<Case> table() {
     add(dtype, 100, 1, axis(3, 1, 1, 1, 0, 0), axis(91, taps, 1, 1, taps / 2, taps / 2));
     add(dtype, 49, 1, axis(2, 1, 1, 1, 0, 0), axis(1, taps, 1, 1, 5 * taps, 4 * taps));
   }
-  // One pixel; a single row at a stride; lines of pixels.
+  // One pixel; rows of three and much padding; a single row at a stride; lines of pixels.
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16}) {
     add(dtype, 40, 1, one, axis(1, 3, 1, 1, 1, 1));
+    for (Axis h : {one, axis(9, 3, 1, 1, 1, 1)}) add(dtype, 5, 1, h, axis(3, 3, 1, 1, 70, 9));
     add(dtype, 21, 1, one, axis(1100, 5, 3, 1, 2, 2));
     add(dtype, 40, 1, axis(9, 2, 1, 2, 1, 1), axis(18, 5, 1, 1, 2, 2));
     add(dtype, 40, 1, axis(9, 3, 2, 1, 1, 1), axis(20, 3, 1, 2, 2, 2));
@@ -284,8 +285,7 @@ inline std::vector<Case> table() {
 inline std::string text(const Case& c) {
   std::string s = kDtypes[static_cast<int>(c.dtype)];
   s += c.channels_last ? " channels_last" : " contiguous";
-  s += c.views ? " views" : "";
-  s += c.wide_in ? " transposed" : "";
+  s += std::string(c.views ? " views" : "") + (c.wide_in ? " transposed" : "");
   s += " n" + std::to_string(c.batch) + " c" + std::to_string(c.channels) + " m" +
        std::to_string(c.multiplier);
   for (const Axis& a : c.axis) {

@@ -53,8 +53,6 @@ int64_t correlation_scratch(const Correlation& p) {
     if (p.engine == Engine::kBlocked) return blocked_scratch_of<T>(p);
 #if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return DirectScratch<T>().carve(p, nullptr);
-#endif
-#if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kRolling) return RollingScratch<T>().carve(p, nullptr);
 #endif
     return RowsScratch<T>().carve(p, rows_layout<Accum<T>>(p), nullptr);
@@ -71,8 +69,6 @@ void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scr
     if (p.engine == Engine::kBlocked) return blocked_tasks<T>(p, begin, end, scratch);
 #if FASTCONV_LEVEL >= 1
     if (p.engine == Engine::kDirect) return direct_tasks<T>(p, begin, end, scratch);
-#endif
-#if FASTCONV_LEVEL >= 1
     if constexpr (kRolls<T>) {
       if (p.engine == Engine::kRolling) return rolling_tasks<T>(p, begin, end, scratch);
     }

@@ -123,14 +123,18 @@ inline bool can_roll(const Correlation& c) {
   return c.fan_in == 1 && (kernel == 3 || kernel == 5 || kernel == 7) && c.dtype != Dtype::kFloat64;
 }
 
-// The same for AVX2, whose registers hold the sums of 3x3 filters alone. 16-bit types lose more at
+// Lanes of AVX2, where what reads images in place needs rows of a vector: see LaneRange.  Padding
+// may make many outputs of a shorter one.
+constexpr int64_t kNarrowLanes = 8;
+
+// The same for AVX2, whose registers hold the sums of 3x3 filters alone.  16-bit types lose more at
 // the ends of rows.  (One thread, 3x3 at stride 1: rows of 14 outputs 0.79 of the strips' speed, 16
 // 1.24, 18 0.94, 20 1.06, 24 1.63, 28 1.10, 40 to 200 1.3 to 1.9; bf16 up to 33 0.7 to 1, then 1.0
 // to 1.3.  5x5 and 7x7: 0.6 to 1.2.)
 inline bool narrow_rolling_wins(const Correlation& c) {
-  constexpr int64_t kLanes = 8;
   const int64_t width = c.axis[2].out, least = c.dtype == Dtype::kFloat32 ? 16 : 40;
-  return c.axis[2].kernel == 3 && width >= least && 8 * round_up(width, kLanes) <= 10 * width;
+  return c.axis[2].kernel == 3 && c.axis[2].in >= kNarrowLanes && width >= least &&
+         8 * round_up(width, kNarrowLanes) <= 10 * width;
 }
 
 // Whether that beats transposed strips, which skip taps outside the image and fill vectors whatever
@@ -165,7 +169,7 @@ inline bool bands_win(const Correlation& c, Isa isa) {
   const CorrelationAxis& width = c.axis[2];
   if (isa == Isa::baseline) return false;
   const bool long_rows = width.out >= kLong && (width.kernel == 1 || height.in == 1);
-  if (!is_wide(isa) && !long_rows) return false;
+  if (!is_wide(isa) && (!long_rows || width.in < kNarrowLanes)) return false;
   if (width.step * width.phases != 1) return false;
   if (c.axis[0].kernel > 1 && height.kernel * width.kernel > 1) return false;
   return width.kernel <= (height.in == 1 ? 8 : 4) && width.out >= kWidestLanes / 2;
@@ -177,7 +181,8 @@ inline bool bands_win(const Correlation& c, Isa isa) {
 inline bool weight_rolls(const WeightPlan& w, Isa isa) {
   const Axis& height = w.axis[1];
   const Axis& width = w.axis[2];
-  if (isa == Isa::baseline || (!is_wide(isa) && width.kernel > 3)) return false;
+  if (isa == Isa::baseline) return false;
+  if (!is_wide(isa) && (width.kernel > 3 || width.in < kNarrowLanes)) return false;
   const bool square = height.kernel == width.kernel && height.stride == width.stride &&
                       width.stride <= 2 && height.dilation == 1 && width.dilation == 1;
   return (w.x_strides.sp[2] == 1 || width.in == 1) && (w.dy_strides.sp[2] == 1 || width.out == 1) &&
