@@ -100,26 +100,29 @@ inline void cut_for_window(Correlation& c) {
       even_split(whole, min_of(min_of(fitting, spread), weighted_channels(c)), kLanes);
 }
 
-// Whether tiles of few pixels and all channels beat a window.  What comes from L3 or memory is
-// better read in order.  (Two threads of a Zen 4.  Stride 1: 1x960x24x24, of 4.3 MiB, 100 -> 85 us,
-// 1x576x64x64 1150 -> 560; but 1x144x56x56, of 3.4 MiB, 52 -> 64.  Stride 2: 8x144x56x56 890 ->
-// 650; but 8x192x28x28, of 5.7 MiB, 74 -> 115.)  Where rows lie a multiple of 4 KiB apart, all
-// lines of a window's band fall into the same sets of L1, and what it prefetches is evicted before
-// it is used: in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 ->
-// 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows
-// fall into different sets, 59 -> 71.)  Filters with planes, Zen 4: 1x54x16x56x56
-// 3.0 -> 1.7 ms, 1x54x13x40x40, of 8.5 MiB, 730 -> 560 us, but 1x216x16x14x14, of 5.2 MiB, 230 ->
-// 285; at stride 1, 2, 2 1x184x50x21x21 4.0 -> 1.9 ms, but 1x432x16x14x14, of 6.4 MiB, 210 -> 280.
+// Whether tiles of few pixels and all channels beat a window: what a share of L3 cannot hold is
+// better read in order.  Where the window and the tiles are equal depends on what strangers do to
+// L3.  (Two threads of a Zen 4 in quiet minutes, us, window and tiles.  Stride 1, fp32:
+// 1x144x80x80, of 7.4 MB, 97 and 112; 8x240x28x28, of 12, 214 and 189; 8x144x56x56, of 29, 940 and
+// 586; bf16, of which tiles widen more: 8x240x28x28, of 6 MB, 141 and 183, 8x384x28x28, of 9.6, 323
+// and 348, 1x256x112x112, of 13, 534 and 478.  Stride 2: 8x96x56x56, of 12 MB, 118 and 133;
+// 1x256x112x112, of 16, 304 and 211.)  Where rows lie a multiple of 4 KiB apart, all lines of a
+// window's band fall into the same sets of L1, and what it prefetches is evicted before it is used:
+// in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 -> 406 us; two
+// threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows fall into
+// different sets, 59 -> 71.)  Filters with planes, whose windows or volumes read what planes share
+// from L2 (Zen 4, fp32): 1x54x13x40x40, of 9.0 MB, 411 and 419; 1x80x50x21x21, of 14, 482 and 791;
+// at stride 1, 2, 2 1x108x13x40x40, of 11 MB, 224 and 370, 1x70x16x56x56, of 18, 409 and 619, but
+// 1x54x13x80x80, of 22, 1380 and 878.
 inline bool streams(const Correlation& c) {
-  constexpr int64_t kConflictBytes = 1 << 20, kStride1Bytes = 4 << 20, kStride2Bytes = 16 << 20;
-  constexpr int64_t kPlanesBytes = 8 << 20;
+  constexpr int64_t kConflictBytes = 1 << 20, kBytes = 16 << 20;
   const int64_t size = element_size(c.dtype);
   const bool planes = c.axis[0].kernel > 1;
   if (!can_stream(c) || (c.out_channels * size < 256 && !planes)) return false;
-  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0, stride1 = c.axis[2].step == 1;
   const int64_t bytes = activation_bytes(c);
-  if (planes) return bytes > kPlanesBytes;
-  return bytes > (stride1 ? kStride1Bytes : conflicts ? kConflictBytes : kStride2Bytes);
+  if (planes) return bytes > kBytes;
+  if (c.axis[2].step == 1) return bytes > (size == 2 ? 12 << 20 : 8 << 20);
+  return bytes > (c.x_strides.sp[1] * size % 4096 == 0 ? kConflictBytes : kBytes);
 }
 
 // Tasks of many planes and of so few rows, columns and channels that what rows share stays in L2;
