@@ -264,7 +264,7 @@ template <int Rows, class T>
 void direct_columns(const DirectBand<T>& t, int64_t x0, int64_t x1) {
   constexpr int kV = kLanes<Accum<T>>;
   // One vector of one row alone would leave the FMAs waiting, and one of 16-bit numbers is half a
-  // cache line.  (bfloat16, two threads, 5x1x1: 1x216x16x14x14 110 -> 93 us; fp32 gains nothing.)
+  // cache line.  (bfloat16, two threads, 5x1x1: 1x108x16x28x28 169 -> 130 us; fp32 gains nothing.)
   constexpr bool kHalfLines = sizeof(T) == 2 && kVectorRegisters >= 32;
   constexpr int kWide = Rows == 1 ? 4 : kHalfLines ? 2 : 1;
   int64_t x = x0;

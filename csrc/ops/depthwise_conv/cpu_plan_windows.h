@@ -103,17 +103,17 @@ inline void cut_for_window(Correlation& c) {
 // Whether tiles of few pixels and all channels beat a window: what a share of L3 cannot hold is
 // better read in order.  Where the window and the tiles are equal depends on what strangers do to
 // L3.  (Two threads of a Zen 4 in quiet minutes, us, window and tiles.  Stride 1, fp32:
-// 1x144x80x80, of 7.4 MB, 97 and 112; 8x240x28x28, of 12, 214 and 189; 8x144x56x56, of 29, 940 and
-// 586; bf16, of which tiles widen more: 8x240x28x28, of 6 MB, 141 and 183, 8x384x28x28, of 9.6, 323
-// and 348, 1x256x112x112, of 13, 534 and 478.  Stride 2: 8x96x56x56, of 12 MB, 118 and 133;
-// 1x256x112x112, of 16, 304 and 211.)  Where rows lie a multiple of 4 KiB apart, all lines of a
-// window's band fall into the same sets of L1, and what it prefetches is evicted before it is used:
-// in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread, 564 -> 406 us; two
-// threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14, whose rows fall into
-// different sets, 59 -> 71.)  Filters with planes, whose windows or volumes read what planes share
-// from L2 (Zen 4, fp32): 1x54x13x40x40, of 9.0 MB, 411 and 419; 1x80x50x21x21, of 14, 482 and 791;
-// at stride 1, 2, 2 1x108x13x40x40, of 11 MB, 224 and 370, 1x70x16x56x56, of 18, 409 and 619, but
-// 1x54x13x80x80, of 22, 1380 and 878.
+// 1x144x80x80, of 7.4 MB, 97 and 112; 8x240x28x28, of 12, 165 to 353 and 189 to 234; 8x144x56x56,
+// of 29, 940 and 586; bf16, of which tiles widen more: 8x240x28x28, of 6 MB, 141 and 183,
+// 8x384x28x28, of 9.6, 323 and 348, 1x256x112x112, of 13, 534 and 478.  Stride 2: 8x96x56x56, of 12
+// MB, 118 and 133; 1x256x112x112, of 16, 304 and 211.)  Where rows lie a multiple of 4 KiB apart,
+// all lines of a window's band fall into the same sets of L1, and what it prefetches is evicted
+// before it is used: in tensors that do not fit in L2.  (Zen 5, stride 2: 1x384x96x96, one thread,
+// 564 -> 406 us; two threads, 8x1024x14x14 146 -> 107, 1x1536x12x12 37 -> 26; but 8x768x14x14,
+// whose rows fall into different sets, 59 -> 71.)  Filters with planes, whose windows or volumes
+// read what planes share from L2 (Zen 4, fp32): 1x54x13x40x40, of 9.0 MB, 411 and 419;
+// 1x80x50x21x21, of 14, 482 and 791; at stride 1, 2, 2 1x108x13x40x40, of 11 MB, 224 and 370,
+// 1x70x16x56x56, of 18, 409 and 619, but 1x54x13x80x80, of 22, 1380 and 878.
 inline bool streams(const Correlation& c) {
   constexpr int64_t kConflictBytes = 1 << 20, kBytes = 16 << 20;
   const int64_t size = element_size(c.dtype);
