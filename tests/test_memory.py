@@ -64,6 +64,8 @@ PROBLEMS = {
     "thousands of taps": (1, (1, 240, 3000), (2047,), torch.float32, True),
     "many channels": (2, (1, 4096, 8, 8), (3, 3), torch.float32, True),
     "very many channels": (2, (1, 40_000, 8, 8), (3, 3), torch.float32, True),
+    "very many channels, bf16": (2, (1, 40_000, 8, 8), (3, 3), torch.bfloat16, True),
+    "large filters, bf16": (2, (2, 40, 70, 70), (39, 39), torch.bfloat16, True),
 }
 
 

@@ -45,6 +45,16 @@ constexpr bool is_wide(Isa isa) {
 #endif
 }
 
+// Whether one instruction multiplies pairs of bf16 numbers.
+constexpr bool multiplies_pairs(Isa isa) {
+#if defined(__x86_64__)
+  return isa >= Isa::avx512_bf16;
+#else
+  static_cast<void>(isa);
+  return false;
+#endif
+}
+
 constexpr int kIsaCount = static_cast<int>(Isa::kCount);
 
 const char* isa_name(Isa isa);

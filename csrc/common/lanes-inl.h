@@ -72,17 +72,6 @@ FASTCONV_INLINE VecF32 fma_range(VecF32 a, VecF32 b, VecF32 c, const LaneRange<f
   return (VecF32)_mm512_mask3_fmadd_ps((__m512)a, (__m512)b, (__m512)c,
                                        static_cast<__mmask16>(r.mask));
 }
-// Every second lane of two vectors in a row, from the first or the second on.
-FASTCONV_INLINE VecF32 even_lanes(VecF32 low, VecF32 high) {
-  const __m512i index =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return (VecF32)_mm512_permutex2var_ps((__m512)low, index, (__m512)high);
-}
-FASTCONV_INLINE VecF32 odd_lanes(VecF32 low, VecF32 high) {
-  const __m512i index =
-      _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  return (VecF32)_mm512_permutex2var_ps((__m512)low, index, (__m512)high);
-}
 // Lanes [Shift, Shift + lanes) of two vectors in a row.
 template <int Shift>
 FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {
@@ -148,14 +137,6 @@ FASTCONV_INLINE void store_range(H* p, VecF32 v, const LaneRange<float>& r) {
 }
 FASTCONV_INLINE VecF32 fma_range(VecF32 a, VecF32 b, VecF32 c, const LaneRange<float>& r) {
   return fma((VecF32)_mm256_and_ps((__m256)a, (__m256)r.mask), b, c);
-}
-FASTCONV_INLINE VecF32 even_lanes(VecF32 low, VecF32 high) {
-  const __m256d v = (__m256d)_mm256_shuffle_ps((__m256)low, (__m256)high, 0x88);
-  return (VecF32)_mm256_permute4x64_pd(v, 0xd8);
-}
-FASTCONV_INLINE VecF32 odd_lanes(VecF32 low, VecF32 high) {
-  const __m256d v = (__m256d)_mm256_shuffle_ps((__m256)low, (__m256)high, 0xdd);
-  return (VecF32)_mm256_permute4x64_pd(v, 0xd8);
 }
 template <int Shift>
 FASTCONV_INLINE VecF32 shift_lanes(VecF32 low, VecF32 high) {

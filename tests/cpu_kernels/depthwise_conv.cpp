@@ -184,6 +184,7 @@ struct Room {
     }
     if (check && plan.volume) totals.add("volume");
     if (check && plan.planar) totals.add("planar");
+    if (check && plan.pairs) totals.add("pairs");
     run.in_pieces(plan.tasks(), kCorrelationScratch.get()(plan),
                   [&](int64_t begin, int64_t end, void* scratch) {
                     kCorrelation.get()(plan, begin, end, scratch);

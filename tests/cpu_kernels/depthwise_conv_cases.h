@@ -4,29 +4,9 @@
 // The problems on which the CPU kernels of depthwise convolution are tried.
 #pragma once
 
-#include "harness.h"
-#include "ops/depthwise_conv/cpu.h"
+#include "depthwise_conv_case.h"
 
 namespace depthwise_conv_cases {
-
-using namespace fastconv;
-using namespace fastconv::depthwise_conv;
-using harness::Random;
-
-inline constexpr const char* kDtypes[] = {"float32", "float64", "float16", "bfloat16"};
-
-struct Case : Problem {
-  bool bias, dw, db;
-  bool views;  // inputs with gaps, permuted or expanded axes; channels-last outputs with gaps
-  Activation activation = Activation::kNone;  // of the forward pass
-};
-
-inline Axis axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t begin,
-                 int64_t end) {
-  const int64_t window = dilation * (kernel - 1) + 1;
-  in = max_of(in, window - begin - end);
-  return {in, (in + begin + end - window) / stride + 1, kernel, stride, dilation, begin};
-}
 
 inline Case draw(Random& random) {
   static constexpr int64_t kKernels[] = {1, 1, 2, 3, 3, 3, 4, 5, 7}, kSteps[] = {1, 1, 1, 2, 3};
@@ -147,6 +127,34 @@ inline std::vector<Case> table() {
                        false,
                        false});
       cases.back().activation = static_cast<Activation>(i + 1);
+    }
+  }
+  // Rows two by two: heights of filter and image, strides and padding by which pairs begin with a
+  // row or with padding; strips of several rows; filters with planes and dilated columns.
+  for (int i = 0; i < 16; ++i) {
+    const int64_t rows = 3 + i % 7, step = i % 4 == 3 ? 4 : 1 + i % 2;
+    const Axis depth = i % 3 == 0 ? axis(4, 3, 1, 1, 1, 1) : one;
+    const Axis height = axis(10 + 5 * (i % 4), rows, step, 1, i % (rows + 2), i % 5);
+    const Axis width = axis(8 + i, 7, 1 + i / 8, 1 + i % 3, i % 6, 3);
+    cases.push_back({{i < 14 ? Dtype::kBFloat16 : Dtype::kFloat32,
+                      true,
+                      false,
+                      1 + i % 2,
+                      i % 2 == 0 ? 16 : 54,
+                      1,
+                      {depth, height, width}},
+                     i % 3 != 1,
+                     true,
+                     true,
+                     i % 2 == 1});
+    cases.back().activation = static_cast<Activation>(i % 6);
+  }
+  add(Dtype::kBFloat16, 32, 1, axis(60, 9, 1, 1, 4, 4), axis(60, 9, 1, 1, 4, 4));
+  for (const int64_t size : {1, 4, 6, 9, 15}) {
+    for (const int64_t kernel : {3, 5}) {
+      const int64_t stride = 1 + size % 2, pad = kernel / 2 + size % 3;
+      add(Dtype::kBFloat16, 37, 1, axis(size, kernel, stride, 1, pad, 1),
+          axis(2 * size, kernel, stride, 1, 1, pad));
     }
   }
   // Filters of many taps and one row: strips of columns.
@@ -280,21 +288,6 @@ inline std::vector<Case> table() {
     }
   }
   return cases;
-}
-
-inline std::string text(const Case& c) {
-  std::string s = kDtypes[static_cast<int>(c.dtype)];
-  s += c.channels_last ? " channels_last" : " contiguous";
-  s += std::string(c.views ? " views" : "") + (c.wide_in ? " transposed" : "");
-  s += " n" + std::to_string(c.batch) + " c" + std::to_string(c.channels) + " m" +
-       std::to_string(c.multiplier);
-  for (const Axis& a : c.axis) {
-    s += " (in " + std::to_string(a.in) + " out " + std::to_string(a.out) + " k" +
-         std::to_string(a.kernel) + " s" + std::to_string(a.stride) + " d" +
-         std::to_string(a.dilation) + " p" + std::to_string(a.pad) + ")";
-  }
-  s += std::string(" ") + kActivations[static_cast<int>(c.activation)];
-  return s + (c.bias ? " bias" : "") + (c.dw ? " dw" : "") + (c.db ? " db" : "");
 }
 
 }  // namespace depthwise_conv_cases

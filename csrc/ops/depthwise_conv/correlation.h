@@ -117,6 +117,7 @@ struct Correlation {
   bool window;            // a small dense filter, served by cpu_window-inl.h (kChannels, kBlocked)
   bool volume;            // a filter of a few planes, served by cpu_volume-inl.h (the same engines)
   bool line;              // pixel after pixel, served by cpu_line-inl.h (kChannels)
+  bool pairs;             // rows of bf16 two by two, served by cpu_pairs-inl.h (kPacked)
   bool planar;            // fan_out > 1: a vector's channels meet their filters one after another
 
   // The task grid: channel blocks x batch x plane chunks x row chunks x column chunks, the last one

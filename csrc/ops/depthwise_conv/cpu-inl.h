@@ -8,6 +8,7 @@
 #include "ops/depthwise_conv/cpu_direct_driver-inl.h"
 #include "ops/depthwise_conv/cpu_flat-inl.h"
 #include "ops/depthwise_conv/cpu_packed-inl.h"
+#include "ops/depthwise_conv/cpu_pairs-inl.h"
 #include "ops/depthwise_conv/cpu_rolling_driver-inl.h"
 #include "ops/depthwise_conv/cpu_rolling_weight-inl.h"
 #include "ops/depthwise_conv/cpu_rows_driver-inl.h"
@@ -44,6 +45,9 @@ auto with_dtype(Dtype dtype, const F& f) {
 
 int64_t correlation_scratch(const Correlation& p) {
   FASTCONV_ONLY_BF16(p.dtype, correlation_scratch(p));
+#if FASTCONV_LEVEL >= 3
+  if (p.pairs) return PairScratch().carve(p, nullptr);
+#endif
   return with_dtype(p.dtype, [&](auto t) -> int64_t {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return ChannelScratch<T>::bytes(p);
@@ -60,6 +64,9 @@ int64_t correlation_scratch(const Correlation& p) {
 }
 void correlation_run(const Correlation& p, int64_t begin, int64_t end, void* scratch) {
   FASTCONV_ONLY_BF16(p.dtype, correlation_run(p, begin, end, scratch));
+#if FASTCONV_LEVEL >= 3
+  if (p.pairs) return pair_tasks(p, begin, end, scratch);
+#endif
   with_dtype(p.dtype, [&](auto t) {
     using T = decltype(t);
     if (p.engine == Engine::kChannels) return channels_tasks<T>(p, begin, end, scratch);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common/lanes-inl.h"
+#include "common/pairs-inl.h"
 #include "ops/depthwise_conv/cpu_epilogue-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -107,7 +108,7 @@ FASTCONV_INLINE void dense_taps(const ChannelTile<T>& t, const T* row, int64_t x
         for_each<Taps>(FASTCONV_EACH(k) {
           constexpr int o = i - k.value;
           if constexpr (o >= 0 && o % Step == 0 && o / Step < Width) {
-            acc[o / Step] = fma(v, w[k.value], acc[o / Step]);
+            acc[o / Step] = multiply_add<T>(v, w[k.value], acc[o / Step]);
           }
         });
       }
@@ -135,7 +136,7 @@ FASTCONV_INLINE void single_tap(const ChannelTile<T>& t, const T* row, int64_t x
     const T* column = Zeros && outside ? kZeroColumn<T> : p;
     if (Edge && Zeros) asm("" : "+r"(column));  // GCC otherwise branches
     if (Zeros || !outside) {
-      acc[o.value] = fma(load_column<Partial, L>(t, column), w, acc[o.value]);
+      acc[o.value] = multiply_add<T>(load_column<Partial, L>(t, column), w, acc[o.value]);
     }
     p += stride;
   });
@@ -187,7 +188,7 @@ FASTCONV_INLINE void accumulate(const ChannelTile<T>& t, int64_t o, Vec<Accum<T>
 // Where a tile's outputs go: the tensor, or fp32 scratch when channels are summed afterwards.
 template <class T>
 struct ChannelSink {
-  T* y;
+  Result<T>* y;
   Accum<T>* sums;
   int64_t column_stride, row_stride;
   int lanes;
@@ -208,7 +209,7 @@ FASTCONV_INLINE void prefetch_next_row(const ChannelTile<T>& t, int64_t o,
     }
   }
   if (sink.sums != nullptr) return;
-  const T* y = sink.y + sink.row_stride + o * sink.column_stride;
+  const Result<T>* y = sink.y + sink.row_stride + o * sink.column_stride;
 #pragma GCC unroll 16
   for (int i = 0; i < Width; ++i) __builtin_prefetch(y + i * sink.column_stride, 1);
 }
@@ -221,7 +222,7 @@ void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink
   if (__builtin_expect(t.activation != Activation::kNone, false)) {
     Vec<Accum<T>> done[Width];  // so that only this branch has the sums in memory
     for_each<Width>(FASTCONV_EACH(i) { done[i.value] = acc[i.value]; });
-    finish_sums<T, Tile::kEvery>(t.activation, done);
+    finish_sums<Result<T>, Tile::kEvery>(t.activation, done);
     for_each<Width>(FASTCONV_EACH(i) { acc[i.value] = done[i.value]; });
   }
   const int64_t column_stride = sink.column_stride;
@@ -230,7 +231,7 @@ void channel_tile(const ChannelTile<T>& t, int64_t o, const ChannelSink<T>& sink
     for_each<Width>(FASTCONV_EACH(i) { store(sums + i.value * column_stride, acc[i.value]); });
     return;
   }
-  T* y = sink.y + o * column_stride;
+  Result<T>* y = sink.y + o * column_stride;
   const int lanes = sink.lanes;
   for_each<Width>(FASTCONV_EACH(i) {
     if constexpr (Partial) {

@@ -64,15 +64,16 @@ template <class T>
 void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::Task& task,
                  const T* x, T* y) {
   const auto& [depth, height, width] = p.axis;
-  const int64_t taps_2d = height.kernel * width.kernel;
   WindowBlock<T> b;
   b.problem = &p;
   b.bias = s.bias;
   b.channels = task.c1 - task.c0;
   b.weight_stride = p.taps * kLanes<Accum<T>>;
+  b.pairs_stride = ChannelScratch<T>::pair_taps(p) * kLanes<Accum<T>>;
   SlidingWindow<T>& t = b.window;
   t.x = x + task.c0;
   t.weight = s.weight;
+  t.pairs = s.pairs;
   t.planes = s.planes;
   t.row_stride = p.x_strides.sp[1];
   t.column_stride = p.x_strides.sp[2];
@@ -109,7 +110,7 @@ void window_task(const Correlation& p, ChannelScratch<T>& s, const Correlation::
       const int64_t tap = run.tap + d * run.tap_step;
       const int64_t plane = tz * depth.step + run.offset + d * run.offset_step;
       s.planes[t.plane_count++] = {plane * p.x_strides.sp[0],
-                                   (p.reversed() ? depth.kernel - 1 - tap : tap) * taps_2d};
+                                   p.reversed() ? depth.kernel - 1 - tap : tap};
       t.newest_plane = max_of(t.newest_plane, plane * p.x_strides.sp[0]);
     }
     t.y = y + task.c0 + z * p.y_strides.sp[0];
@@ -149,6 +150,10 @@ void channels_tasks(const Correlation& p, int64_t begin, int64_t end, void* scra
   TaskGrid(p).each(begin, end, [&](const Correlation::Task& task) {
     if (task.block != packed_block) {
       s.finite = pack_weights<T>(p, task.c0 * p.fan_in, (task.c1 - task.c0) * p.fan_in, s);
+      if constexpr (kHasPairs<T>) {
+        const int64_t vectors = ceil_div(task.c1 - task.c0, kLanes<Accum<T>>);
+        if (p.window && s.finite) pair_window_weights(p, vectors, s);
+      }
       packed_block = task.block;
     }
     const T* x = static_cast<const T*>(p.x) + task.n * p.x_strides.n;

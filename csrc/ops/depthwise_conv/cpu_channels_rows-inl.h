@@ -172,20 +172,20 @@ template <int Step, Lanes L, class T>
 void channel_row_masked(const ChannelTile<T>& t, int64_t o, int64_t end,
                         const ChannelSink<T>& sink) {
   constexpr int kV = kLanes<Accum<T>>;
-  if (t.lanes < kV || sink.lanes < kV) {
-    channel_row<Step, true, L>(t, o, end, sink);
-  } else {
-    channel_row<Step, false, L>(t, o, end, sink);
+  if constexpr (!kPaired<T>) {  // pairs come in whole vectors
+    if (t.lanes < kV || sink.lanes < kV) return channel_row<Step, true, L>(t, o, end, sink);
   }
+  channel_row<Step, false, L>(t, o, end, sink);
 }
 
 template <class T>
 void channel_row_dispatch(const ChannelTile<T>& t, int64_t o, int64_t end,
                           const ChannelSink<T>& sink, bool expanded) {
   const bool dense = t.run.offset_step == 1 || t.run.count == 1;
-  if (expanded) {
-    channel_row_masked<0, Lanes::kExpanded>(t, o, end, sink);
-  } else if (dense && t.step == 1) {
+  if constexpr (!kPaired<T>) {
+    if (expanded) return channel_row_masked<0, Lanes::kExpanded>(t, o, end, sink);
+  }
+  if (dense && t.step == 1) {
     channel_row_masked<1, Lanes::kSame>(t, o, end, sink);
   } else if (dense && t.step == 2) {
     channel_row_masked<2, Lanes::kSame>(t, o, end, sink);
@@ -256,7 +256,7 @@ void planar_rows(const Correlation& p, const ChannelScratch<T>& s, const Correla
 // start of the first.
 template <class T>
 void channel_rows(const Correlation& p, const ChannelScratch<T>& s, const Correlation::Task& task,
-                  const T* x, T* y, int64_t v, int64_t row, int64_t count) {
+                  const T* x, Result<T>* y, int64_t v, int64_t row, int64_t count) {
   constexpr int kV = kLanes<Accum<T>>;
   ChannelTile<T> tile = channel_vector<T>(p, s, task, x, v);
   const int64_t wide = (task.c1 - task.c0) * p.fan_in, padded = round_up(wide, kV);

@@ -25,6 +25,7 @@ template <class T>
 struct ChannelScratch {
   using A = Accum<T>;
   A* weight;            // [vector][tap][lane]
+  A* pairs;             // a window's, by pairs: [vector][kd][kh + 1][kw][lane]
   A* bias;              // [vector][lane]
   RowTap* rows;         // [output row of the task][kd * kh]
   int64_t* row_counts;  // [output row of the task]
@@ -41,6 +42,9 @@ struct ChannelScratch {
     if (p.planar) return ceil_div(most / p.fan_out, kLanes<A>) * p.fan_out;
     return ceil_div(most * p.fan_in, kLanes<A>);
   }
+  static int64_t pair_taps(const Correlation& p) {
+    return p.axis[0].kernel * (p.axis[1].kernel + 1) * p.axis[2].kernel;
+  }
   static int64_t bytes(const Correlation& p) { return ChannelScratch().carve(p, nullptr); }
 
   int64_t carve(const Correlation& p, char* base) {
@@ -56,6 +60,8 @@ struct ChannelScratch {
     const int64_t task_rows = task_planes * p.row_chunk;
     const int64_t planes_listed = p.volume ? 1 : p.axis[0].kernel;
     weight = reinterpret_cast<A*>(take(lanes * p.taps * sizeof(A)));
+    const bool paired = kHasPairs<T> && p.window;
+    pairs = reinterpret_cast<A*>(take(paired ? lanes * pair_taps(p) * sizeof(A) : 0));
     bias = reinterpret_cast<A*>(take(lanes * sizeof(A)));
     rows = reinterpret_cast<RowTap*>(
         take(task_rows * planes_listed * p.axis[1].kernel * sizeof(RowTap)));
@@ -102,5 +108,19 @@ bool pack_weights(const Correlation& p, int64_t first, int64_t count, const Scra
   }
   return reduce_add<A>(zeros) == 0;
 }
+
+#if FASTCONV_LEVEL >= 3
+// The packed weights of `vectors` vectors once more, as windows meet them by pairs of rows.
+inline void pair_window_weights(const Correlation& p, int64_t vectors,
+                                const ChannelScratch<bf16>& s) {
+  const int64_t rows = p.axis[1].kernel, row = p.axis[2].kernel * kLanes<float>;
+  float* to = s.pairs;
+  for (int64_t plane = 0; plane < vectors * p.axis[0].kernel; ++plane) {
+    for (int64_t i = -1; i < rows; ++i, to += row) {
+      pair_rows(s.weight + plane * rows * row, rows, row, p.axis[2].kernel, i, to);
+    }
+  }
+}
+#endif
 
 }  // namespace fastconv::depthwise_conv::FASTCONV_ISA

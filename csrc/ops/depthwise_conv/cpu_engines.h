@@ -59,6 +59,16 @@ inline bool packs(const Correlation& c) {
          taps >= (pixels * pixel > kLargeBytes ? kManyTaps : kTaps);
 }
 
+// What cpu_pairs-inl.h serves.  The filters of a vector are there twice: 96 KiB more at most.
+inline bool can_pair(const Correlation& c, Isa isa) {
+  constexpr int64_t kTaps = 1536;
+  const CorrelationAxis& height = c.axis[1];
+  return multiplies_pairs(isa) && c.dtype == Dtype::kBFloat16 && c.fan_in == 1 && c.fan_out == 1 &&
+         c.out_channels >= Correlation::kMinWindow && c.taps <= kTaps && !c.window &&
+         height.phases == 1 && height.axis.dilation == 1 &&
+         (height.step == 1 || height.step % 2 == 0);
+}
+
 // Whether a vector of channels may meet its filters one after another: their weights, and a row of
 // sums of each, are to stay in L2.
 inline bool can_be_planar(const Correlation& c) {

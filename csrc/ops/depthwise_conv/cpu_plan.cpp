@@ -141,7 +141,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
   c.prefetch = activation_bytes(c) > kPrefetchBytes;
   c.activation = Activation::kNone;
   c.plane_chunk = 1;
-  c.window = c.volume = c.line = c.planar = c.narrow = c.stream = false;
+  c.window = c.volume = c.line = c.planar = c.pairs = c.narrow = c.stream = false;
   const bool planar = can_be_planar(c);
   const bool channels_last =
       has_one_pixel(p, x, y) || (p.channels_last && !(has_one_channel(p) && is_dense(c)));
@@ -170,9 +170,9 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
       c.column_chunk = even_split(width.out, columns, width.phases);
     }
     c.window = has_window(c) && c.out_channels >= Correlation::kMinWindow;
-    if (const Strip strip =
-            packs(c) ? blocked_strip(c.axis, c.out_channels, 1, 1, p.dtype, false) : Strip{0, 0, 0};
-        strip.rows > 0) {
+    const bool pairs = can_pair(c, isa) && pairs_win(c);
+    if (const Strip strip = packed_strip(c, pairs); strip.rows > 0) {
+      c.pairs = pairs;
       cut_packed(c, strip);
     } else if (has_line(c)) {
       cut_for_line(c);

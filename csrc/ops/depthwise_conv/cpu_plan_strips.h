@@ -83,6 +83,24 @@ inline Strip blocked_strip(const CorrelationAxis (&axis)[kSpatial], int64_t chan
   return s;
 }
 
+// Whether packed strips of pairs win.  (Two threads of a Zen 4, us, single rows and pairs: 7x3 on
+// 8x384x14x14 202 and 160, 3x7 186 and 157, 4x4 158 and 179; 6x6 at stride 2 on 8x96x56x56 420 and
+// 324.  In large tensors lines of pixels hide more of the time that memory takes: 7x7 on
+// 8x144x56x56, of 14 MB, 2050 and 2030, 8x192x56x56, of 19, 2680 and 3000, 8x96x112x112, of 39,
+// 5930 and 7660, but 11x11 there 13600 and 10300.)
+inline bool pairs_win(const Correlation& c) {
+  constexpr int64_t kTaps = 20, kManyTaps = 100, kLargeBytes = 16 << 20;
+  const CorrelationAxis& height = c.axis[1];
+  return height.kernel > 2 && height.in > 1 &&
+         c.taps >= (activation_bytes(c) > kLargeBytes ? kManyTaps : kTaps);
+}
+
+// None, if packing does not pay.
+inline Strip packed_strip(const Correlation& c, bool pairs) {
+  if (!pairs && !packs(c)) return {0, 0, 0};
+  return blocked_strip(c.axis, c.out_channels, 1, 1, c.dtype, false);
+}
+
 // Strips of one vector of channels, as many as make tasks enough.
 inline void cut_packed(Correlation& c, const Strip& strip) {
   constexpr int64_t kFewColumns = 256;

@@ -25,9 +25,11 @@ inline int64_t even_split(int64_t total, int64_t at_most, int64_t unit) {
   return max_of(unit, round_up(ceil_div(total, pieces), unit));
 }
 
-// Channels whose packed weights are no more than that.
+// Channels whose packed weights are no more than that.  Windows in bf16 may have them by pairs too.
 inline int64_t weighted_channels(const Correlation& c, int64_t bytes = kWeightBytes) {
-  const int64_t weights = max_of(1, c.taps * c.fan_in * accumulator_size(c.dtype));
+  const bool twice = c.window && c.dtype == Dtype::kBFloat16;
+  const int64_t taps = (twice ? 5 * c.taps / 2 : c.taps) * c.fan_in;
+  const int64_t weights = max_of(1, taps * accumulator_size(c.dtype));
   return bytes / weights / kLanes * kLanes;
 }
 

@@ -14,6 +14,7 @@
 // Images of one vector go in pairs of channels, which share the loop.
 #pragma once
 
+#include "common/transpose-inl.h"
 #include "ops/depthwise_conv/cpu_direct-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
@@ -150,11 +151,9 @@ FASTCONV_INLINE void rolling_load(const RollingStrip<T>& t, const RollingState<R
       row.low[0][v] = x[0];
       row.high[0][v] = x[1];
     } else {
-      row.low[0][v] = even_lanes(x[0], x[1]);
-      row.low[1][v] = odd_lanes(x[0], x[1]);
+      split_pairs(x[0], x[1], row.low[0][v], row.low[1][v]);
       if (!last) return;
-      row.high[0][v] = even_lanes(x[2], x[2]);
-      row.high[1][v] = odd_lanes(x[2], x[2]);
+      split_pairs(x[2], x[2], row.high[0][v], row.high[1][v]);
     }
   };
   if constexpr (R::kPaired) {

@@ -88,9 +88,10 @@ void scatter_band(const SlidingWindow<T>& t, int64_t pair, int64_t y, int64_t en
   const int64_t group_end = floor_div(t.x1 - 1 + t.pad, 2) + 1;
   for (int64_t g = floor_div(t.x0 + t.pad, 2) - S::kHalo; g < group_end; ++g) {
     if (static_cast<uint64_t>(g) < static_cast<uint64_t>(t.width)) {
+      constexpr int64_t kFilter = S::kKernel * S::kKernel * kLanes<Accum<T>>;
       for (int64_t d = 0; d < t.plane_count; ++d) {
         scatter_column<S>(t, s, band + t.planes[d].plane + g * t.column_stride,
-                          t.weight + t.planes[d].weight * kLanes<Accum<T>>, rows);
+                          t.weight + t.planes[d].filter * kFilter, rows);
       }
     }
     const int64_t o = 2 * g - t.pad;

@@ -49,7 +49,7 @@ FASTCONV_INLINE void stream_vector(const SlidingWindow<T>& t, const StreamTile& 
   });
   for (int64_t d = 0; d < t.plane_count; ++d) {
     const T* row = t.x + tile.x + t.planes[d].plane + channel;
-    const Accum<T>* const weight = filter + t.planes[d].weight * kV;
+    const Accum<T>* const weight = filter + t.planes[d].filter * K * K * kV;
     V held[S::kHoldWeights ? K * K : 1];
     if constexpr (S::kHoldWeights) {
       for_each<K * K>(FASTCONV_EACH(k) { held[k.value] = load(weight + k.value * kV); });

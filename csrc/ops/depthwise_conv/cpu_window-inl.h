@@ -25,13 +25,14 @@ constexpr int64_t kBytesAhead = 128;
 // One (kd) of the filter that lies inside the image.
 struct PlaneTap {
   int64_t plane;   // element offset of the input plane from the image's start
-  int64_t weight;  // first tap of the filter plane, in taps
+  int64_t filter;  // its kd, in the order of the packed weights
 };
 
 template <class T>
 struct SlidingWindow {
   const T* x;              // image n, first channel of the vector
   const Accum<T>* weight;  // the vector's packed weights: [kd][kh][kw][lane], in input order
+  const Accum<T>* pairs;   // those of rows kh - 1 and kh in pairs, where there are: kh <= kernel
   const PlaneTap* planes;
   int64_t plane_count;
   int64_t row_stride, column_stride;  // of x
@@ -55,7 +56,7 @@ struct WindowBlock {
   SlidingWindow<T> window;  // of the first vector
   const Correlation* problem;
   const Accum<T>* bias;  // [vector][lane]
-  int64_t channels, weight_stride;
+  int64_t channels, weight_stride, pairs_stride;
 
   // The last vector overlaps the one before, and needs no masks.
   SlidingWindow<T> vector(int64_t v) const {
@@ -65,28 +66,31 @@ struct WindowBlock {
     t.x += c;
     t.y += c;
     t.weight += v * weight_stride;
+    t.pairs += v * pairs_stride;
     t.bias = load(bias + v * kV);
     return t;
   }
 };
 
 // Shapes of a window at compile time.  A Flat filter has one plane.
-template <int Kernel_, int Step_, bool Flat_, int Rows_>
+template <int Kernel_, int Step_, bool Flat_, int Rows_, bool Pairs_ = false>
 struct WindowShape {
   static constexpr int kKernel = Kernel_, kStep = Step_, kRows = Rows_;
-  static constexpr bool kFlat = Flat_;
+  static constexpr bool kFlat = Flat_, kPairs = Pairs_;
   // Output columns under way at once.
   static constexpr int kSlots = (kKernel + kStep - 1) / kStep;
   static constexpr int kInputRows = (kRows - 1) * kStep + kKernel;
   // With 32 registers a 3x3 filter stays in them.
   static constexpr bool kHoldWeights = Flat_ && kKernel == 3 && kVectorRegisters >= 32;
+  // By pairs those whose rows both lie in it; others serve one row of a pair.
+  static constexpr int kHeld = kHoldWeights ? (kKernel - (Pairs_ ? 1 : 0)) * kKernel : 1;
 };
 
 template <class S, class T>
 struct WindowState {
   using V = Vec<Accum<T>>;
   V sums[S::kRows][S::kSlots];
-  V weight[S::kHoldWeights ? S::kKernel * S::kKernel : 1];
+  V weight[S::kHeld];
 };
 
 // One row of a column against the filter rows that meet it.
@@ -128,6 +132,11 @@ FASTCONV_INLINE Vec<Accum<T>> window_load(const SlidingWindow<T>& t, const T* p,
   return v;
 }
 
+// A column by pairs of rows: see cpu_window_pairs-inl.h.
+template <class S, int U, int J, Rows R, class T>
+FASTCONV_INLINE void window_pairs(const SlidingWindow<T>& t, WindowState<S, T>& s, const T* p,
+                                  const Accum<T>* weight, uint64_t rows);
+
 // Input column number J of a group of kStep, whose first output is in slot U.  `p` is its element
 // in the band's first input row.
 template <class S, int U, int J, Rows R, class T>
@@ -135,6 +144,7 @@ FASTCONV_INLINE void window_column(const SlidingWindow<T>& t, WindowState<S, T>&
                                    const Accum<T>* weight, uint64_t rows) {
   using V = Vec<Accum<T>>;
   constexpr int kV = kLanes<Accum<T>>, K = S::kKernel;
+  if constexpr (S::kPairs) return window_pairs<S, U, J, R>(t, s, p, weight, rows);
   if constexpr (S::kHoldWeights || R == Rows::kAny) {
     const auto tap = [&](int kh, int kw) -> V {
       if constexpr (S::kHoldWeights) return s.weight[kh * K + kw];
@@ -180,7 +190,8 @@ FASTCONV_INLINE void window_group(const SlidingWindow<T>& t, WindowState<S, T>& 
   const int64_t column = g * S::kStep - t.pad;
   for (int64_t d = 0; d < t.plane_count; ++d) {
     const T* p = band + t.planes[d].plane + column * t.column_stride;
-    const Accum<T>* weight = t.weight + t.planes[d].weight * kV;
+    constexpr int64_t kTaps = (S::kPairs ? S::kKernel + 1 : S::kKernel) * S::kKernel;
+    const Accum<T>* weight = (S::kPairs ? t.pairs : t.weight) + t.planes[d].filter * kTaps * kV;
     if (static_cast<uint64_t>(column) < static_cast<uint64_t>(t.width)) {
       window_column<S, U, 0, R>(t, s, p, weight, rows);
     }
@@ -220,8 +231,9 @@ void window_band(const SlidingWindow<T>& t, int64_t y, int64_t row, uint64_t row
   WindowState<S, T> s;
   if constexpr (S::kHoldWeights) {
 #pragma GCC unroll 16
-    for (int i = 0; i < S::kKernel * S::kKernel; ++i) {
-      s.weight[i] = load(t.weight + i * kLanes<Accum<T>>);
+    for (int i = 0; i < S::kHeld; ++i) {
+      const int tap = S::kPairs ? S::kKernel + i : i;
+      s.weight[i] = load((S::kPairs ? t.pairs : t.weight) + tap * kLanes<Accum<T>>);
       pin(s.weight[i]);
     }
   }

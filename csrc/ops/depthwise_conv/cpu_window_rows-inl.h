@@ -4,7 +4,7 @@
 // Cuts the output rows of a channels-last correlation into the bands of cpu_window-inl.h.
 #pragma once
 
-#include "ops/depthwise_conv/cpu_window-inl.h"
+#include "ops/depthwise_conv/cpu_window_pairs-inl.h"
 
 namespace fastconv::depthwise_conv::FASTCONV_ISA {
 
@@ -16,12 +16,12 @@ FASTCONV_INLINE void window_band_at(const SlidingWindow<T>& t, int64_t y) {
   const uint64_t rows = last <= first ? 0 : (uint64_t{2} << (last - 1)) - (uint64_t{1} << first);
   if (S::kRows > 1 && first == 0 && last == S::kInputRows) {
     window_band<S, S::kRows == 1 ? Rows::kAny : Rows::kInside>(t, y, row, rows);
-  } else if constexpr (S::kRows == 1 || S::kHoldWeights) {
+  } else if constexpr (S::kRows == 1 || (S::kHoldWeights && !S::kPairs)) {
     window_band<S, Rows::kAny>(t, y, row, rows);
   } else if (first <= S::kKernel / 2 && last >= S::kInputRows - S::kKernel / 2) {
     window_band<S, Rows::kEdge>(t, y, row, rows);
   } else {
-    using Single = WindowShape<S::kKernel, S::kStep, S::kFlat, 1>;
+    using Single = WindowShape<S::kKernel, S::kStep, S::kFlat, 1, S::kPairs>;
     for (int i = 0; i < S::kRows; ++i) window_band_at<Single>(t, y + i);
   }
 }
@@ -75,19 +75,18 @@ void window_block(const WindowBlock<T>& b, int64_t y) {
 
 // Output rows [y, end), in bands of 7 or 4 rows, the heights of usual networks being multiples of
 // them; a remainder is covered by a band that overlaps the one before.  With few registers, in
-// bands of 3 and 2 rows.  Filters with infinities go row by row, which never multiplies them by a
-// zero from outside the image.
-template <int Kernel, int Step, bool Flat, class T>
+// bands of 3 and 2 rows.
+template <int Kernel, int Step, bool Flat, bool Pairs, class T>
 void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
-  const int64_t count = b.window.finite ? end - y : 1;
+  const int64_t count = end - y;
   if constexpr (kVectorRegisters >= 32) {
     if constexpr (Kernel == 3) {
       for (const bool sevens = count % 7 == 0 || count % 4 != 0; sevens && end - y >= 7; y += 7) {
-        window_block<WindowShape<Kernel, Step, Flat, 7>>(b, y);
+        window_block<WindowShape<Kernel, Step, Flat, 7, Pairs>>(b, y);
       }
     }
     for (; count >= 4 && end - y > 1; y += 4) {
-      window_block<WindowShape<Kernel, Step, Flat, 4>>(b, min_of(y, end - 4));
+      window_block<WindowShape<Kernel, Step, Flat, 4, Pairs>>(b, min_of(y, end - 4));
     }
   } else {
     while (count >= 2 && end - y >= 2) {
@@ -100,17 +99,25 @@ void window_rows(const WindowBlock<T>& b, int64_t y, int64_t end) {
       }
     }
   }
+  for (; y < end; ++y) window_block<WindowShape<Kernel, Step, Flat, 1, Pairs>>(b, y);
+}
+
+// Filters with infinities go row by row, which never multiplies them by a zero from outside the
+// image.
+template <int Kernel, int Step, bool Flat, class T>
+void window_rows_if_finite(const WindowBlock<T>& b, int64_t y, int64_t end) {
+  if (b.window.finite) return window_rows<Kernel, Step, Flat, kHasPairs<T>>(b, y, end);
   for (; y < end; ++y) window_block<WindowShape<Kernel, Step, Flat, 1>>(b, y);
 }
 
 template <int Step, class T>
 void window_rows_of(const WindowBlock<T>& b, int64_t kernel, bool flat, int64_t y, int64_t end) {
   if (kernel == 5) {
-    window_rows<5, Step, false>(b, y, end);
+    window_rows_if_finite<5, Step, false>(b, y, end);
   } else if (flat) {
-    window_rows<3, Step, true>(b, y, end);
+    window_rows_if_finite<3, Step, true>(b, y, end);
   } else {
-    window_rows<3, Step, false>(b, y, end);
+    window_rows_if_finite<3, Step, false>(b, y, end);
   }
 }
 
