@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Pairs of bf16 numbers, one to a lane of 32 bits.  `vdpbf16ps` multiplies both by a pair of weights
-// and adds both products to an fp32 sum in the time of one FMA.  It takes subnormal numbers for
-// zeros.  Re-included per ISA level.
+// Pairs of bf16 numbers, one to a lane of 32 bits.  `vdpbf16ps` multiplies both by a pair of
+// weights and adds both products to an fp32 sum in the time of one FMA.  It takes subnormal numbers
+// for zeros.  Re-included per ISA level.
 #pragma once
 
 #include "common/simd-inl.h"

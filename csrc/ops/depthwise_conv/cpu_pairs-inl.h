@@ -9,9 +9,10 @@
 //   reads rows       y-3 ... y+3             y-3 ... y+3
 //   its pairs        (0,1)(2,3)(4,5)(6,.)    (.,0)(1,2)(3,4)(5,6)      of the filter's rows
 //
-// An output row in two has the filter one row down in its pairs, which are therefore those of a
-// transposed convolution of stride 2; at an even stride all have the same.  What a pair lacks is a
-// weight of zero, so strips with an infinity or a NaN, and filters, go by single rows.
+// Every second output row has the filter one row down in its pairs, as in a transposed convolution
+// of stride 2; at an even stride all rows have the same.  Where a pair has one row of the filter,
+// the other's weight is zero, and infinity times zero is NaN: strips and filters with a number that
+// is not finite go by single rows.
 #pragma once
 
 #include "ops/depthwise_conv/cpu_packed-inl.h"
@@ -127,7 +128,8 @@ struct PairScratch {
 };
 
 // A task's vector of channels from `channel` on, with the filters that `s` holds; false, and
-// nothing is written, if the strip is not finite.
+// nothing is written, if the strip is not finite.  `q` is the problem on pairs, but for where they
+// lie.
 inline bool paired_vector(const Correlation& p, Correlation& q, const Correlation::Task& task,
                           const Window& w, int64_t channel, PairScratch& s) {
   constexpr int kV = kLanes<float>;

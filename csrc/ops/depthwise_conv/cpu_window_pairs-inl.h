@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: fastconv contributors
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Windows in bf16 where one instruction multiplies pairs: a band's input rows go two by two, and a
-// row of its 3x3 filter takes 6 instructions for 9 products.  An output row that needs one row of a
-// pair meets it with zero in place of the other, so that nothing outside a filter is multiplied.
+// Windows in bf16 where one instruction multiplies pairs: a band's input rows go two by two, and 9
+// products of a 3x3 filter take 6 instructions.  An output row that needs one row of a pair meets
+// it with zero in place of the other, so that nothing outside a filter is multiplied.
 #pragma once
 
 #include "ops/depthwise_conv/cpu_window-inl.h"
@@ -28,7 +28,8 @@ FASTCONV_INLINE __m256i load_row(const SlidingWindow<bf16>& t, const bf16* p, in
                                  uint64_t rows) {
   constexpr int kHalf = S::kKernel / 2;
   if (i >= S::kInputRows) return _mm256_setzero_si256();
-  const bool tested = R == Rows::kAny || (R == Rows::kEdge && (i < kHalf || i >= S::kInputRows - kHalf));
+  const bool tested =
+      R == Rows::kAny || (R == Rows::kEdge && (i < kHalf || i >= S::kInputRows - kHalf));
   if (!tested) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i * t.row_stride));
   const bool inside = (rows >> i & 1) != 0;
   const int place = inside ? i : R == Rows::kEdge ? kHalf : __builtin_ctzll(rows);
@@ -89,7 +90,8 @@ FASTCONV_INLINE void window_pairs(const SlidingWindow<T>& t, WindowState<S, T>& 
     });
   } else {
     RowPair v[kRowPairs];
-    for_each<kRowPairs>(FASTCONV_EACH(i) { v[i.value] = load_pair<S, R>(t, p, 2 * i.value, rows); });
+    for_each<kRowPairs>(
+        FASTCONV_EACH(i) { v[i.value] = load_pair<S, R>(t, p, 2 * i.value, rows); });
     for_each<K + 1>(FASTCONV_EACH(row) {
       constexpr int kh = row.value - 1;
       for_each<S::kSlots>(FASTCONV_EACH(q) {
