@@ -176,7 +176,7 @@ Correlation make_correlation(const Problem& p, const Strides5& x, const Strides5
       cut_packed(c, strip);
     } else if (has_line(c)) {
       cut_for_line(c);
-    } else if (streams(c)) {
+    } else if (streams(c, isa)) {
       (c.axis[0].kernel > 1 ? cut_for_stream_of_planes : cut_for_stream)(c);
     } else if (c.out_channels >= Correlation::kMinWindow && has_volume(c, isa)) {
       c.window = false;

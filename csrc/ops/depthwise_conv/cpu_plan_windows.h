@@ -116,7 +116,9 @@ inline void cut_for_window(Correlation& c) {
 // read what planes share from L2 (Zen 4, fp32): 1x54x13x40x40, of 9.0 MB, 411 and 419;
 // 1x80x50x21x21, of 14, 482 and 791; at stride 1, 2, 2 1x108x13x40x40, of 11 MB, 224 and 370,
 // 1x70x16x56x56, of 18, 409 and 619, but 1x54x13x80x80, of 22, 1380 and 878.
-inline bool streams(const Correlation& c) {
+// Windows by pairs of bf16 are faster there too (Zen 4, two threads: 8x1024x14x14 106 and 130,
+// 1x768x48x48 72 and 95, 2x2048x14x14 93 and 109, but 8x512x28x28 175 and 157).
+inline bool streams(const Correlation& c, Isa isa) {
   constexpr int64_t kConflictBytes = 1 << 20, kBytes = 16 << 20;
   const int64_t size = element_size(c.dtype);
   const bool planes = c.axis[0].kernel > 1;
@@ -124,7 +126,9 @@ inline bool streams(const Correlation& c) {
   const int64_t bytes = activation_bytes(c);
   if (planes) return bytes > kBytes;
   if (c.axis[2].step == 1) return bytes > (size == 2 ? 12 << 20 : 8 << 20);
-  return bytes > (c.x_strides.sp[1] * size % 4096 == 0 ? kConflictBytes : kBytes);
+  const bool pairs = multiplies_pairs(isa) && c.dtype == Dtype::kBFloat16;
+  const bool conflicts = c.x_strides.sp[1] * size % 4096 == 0 && !pairs;
+  return bytes > (conflicts ? kConflictBytes : kBytes);
 }
 
 // Tasks of many planes and of so few rows, columns and channels that what rows share stays in L2;
